@@ -1,0 +1,1 @@
+"""How to join: networks, the shipped relay lists, the plan of joining. Imports only `protocols`."""

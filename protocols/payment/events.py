@@ -1,0 +1,303 @@
+"""What the payment engine is told and what it orders: the money side of the node, all channels included.
+
+One engine owns every channel and payment of the node, so that what belongs together (an incoming and an outgoing HTLC)
+is committed together. `handle(event, facts)` takes any event of this module or of `protocols.channel.events`.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from protocols.ids import ChannelId, PaymentHash, PeerId, Preimage
+from protocols.routing.events import KeptOffer, Liquidity
+from protocols.units import Amount, AssetId, BlockDelta, BlockHeight, Msat, UnixTime
+from protocols.wire.channel import FailureCode
+
+
+class Kind(Enum):
+    """Whose secret: *push* is the payer's, sealed to the payee; *request* is the payee's, and the payer ends with a receipt."""
+
+    PUSH = "push"
+    REQUEST = "request"
+
+
+class PayPhase(Enum):
+    COLLECTING = "collecting offers"
+    LOCKED = "locked"
+    PAID = "paid"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One HTLC that the payer locked."""
+
+    channel_id: ChannelId
+    htlc_id: int | None
+    neighbour: PeerId
+    amount: Msat
+    expiry: BlockHeight
+    failure: FailureCode | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """A payment that we make; stored.
+
+    Attributes:
+        amount: what the payee is to receive.
+        ceiling: the most we will pay.
+        preimage: ours from the start (push), or the receipt once paid (request).
+        reason: why it failed, a sentence for the user.
+    """
+
+    payment_hash: PaymentHash
+    kind: Kind
+    payee: PeerId
+    amount: Amount
+    ceiling: Amount
+    preimage: Preimage | None
+    phase: PayPhase
+    created: UnixTime
+    expiry: UnixTime
+    attempts: tuple[Attempt, ...] = ()
+    ended: UnixTime | None = None
+    reason: str = ""
+    memo: str = ""
+
+
+class PromisePhase(Enum):
+    WAITING = "waiting"
+    CLAIMED = "claimed"  # preimage released; coming in or in
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """A payment that we will take: we hold the preimage and release it once, for at least `amount`; stored."""
+
+    payment_hash: PaymentHash
+    preimage: Preimage
+    kind: Kind
+    amount: Amount
+    phase: PromisePhase
+    created: UnixTime
+    expiry: UnixTime
+    lock_blocks: BlockDelta
+    received: Msat = Msat(0)
+    memo: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HtlcRef:
+    channel_id: ChannelId
+    htlc_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """An incoming HTLC that we carry on; stored until both sides are gone.
+
+    Attributes:
+        outgoing: the live outgoing HTLC, None between tries.
+        tried: neighbours whose offer failed; none is tried twice.
+        preimage: stored before the incoming HTLC is settled with it.
+    """
+
+    incoming: HtlcRef
+    payment_hash: PaymentHash
+    incoming_amount: Msat
+    incoming_expiry: BlockHeight
+    upstream: PeerId
+    outgoing: HtlcRef | None = None
+    outgoing_amount: Msat = Msat(0)
+    downstream: PeerId | None = None
+    tried: tuple[PeerId, ...] = ()
+    preimage: Preimage | None = None
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayRequested:
+    """Our user wants to pay. `preimage` is given for push only. Refused when the hash was ever used (R11)."""
+
+    payment_hash: PaymentHash
+    kind: Kind
+    payee: PeerId
+    amount: Amount
+    ceiling: Amount
+    preimage: Preimage | None
+    expiry: UnixTime
+    memo: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockRequested:
+    """The payer is satisfied (R9): lock the cheapest offer that stands. Further offers are tried after failures (R10)."""
+
+    payment_hash: PaymentHash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayAbandoned:
+    """Give up while nothing is locked. `reason` is the sentence the user sees."""
+
+    payment_hash: PaymentHash
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromiseMade:
+    """We will take a payment: a request that our user made, or an initialization that a payer sent.
+
+    For a push initialization the preimage came from the payer. Answered by `PromiseStored` or `PromiseRefused`.
+    """
+
+    payment_hash: PaymentHash
+    preimage: Preimage
+    kind: Kind
+    amount: Amount
+    expiry: UnixTime
+    lock_blocks: BlockDelta
+    memo: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffersFound:
+    """The answer to `FindOffers`: what the routing table holds, cheapest first."""
+
+    reference: bytes
+    offers: tuple[KeptOffer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainReserveChanged:
+    """Confirmed coins that the wallet holds for fees; None: unknown, take no new HTLC above the chain's dust."""
+
+    confirmed_sat: int | None
+
+
+PaymentEvent = (
+    PayRequested | LockRequested | PayAbandoned | PromiseMade | OffersFound | ChainReserveChanged
+)  # and protocols.channel.events.ChannelEvent
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePayment:
+    payment: Payment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePromise:
+    promise: Promise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreForward:
+    forward: Forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropForward:
+    """Both of its HTLCs are gone for good; a line of history remains with what it earned."""
+
+    incoming: HtlcRef
+    earned: Msat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindOffers:
+    """A question to the routing table, answered by `OffersFound` within the same batch.
+
+    `upstream` and `asset` say who locked the incoming HTLC and in what; both None when we are the payer.
+    """
+
+    reference: bytes
+    payment_hash: PaymentHash
+    upstream: PeerId | None
+    asset: AssetId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourLiquidity:
+    """For the routing engine: what the channels with this neighbour can carry now."""
+
+    neighbour: PeerId
+    liquidity: tuple[Liquidity, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferUsed:
+    """For the routing engine's record of neighbours: an HTLC that used an offer of `downstream` ended."""
+
+    payment_hash: PaymentHash
+    downstream: PeerId
+    paid: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentChanged:
+    """For people and programs that follow a payment that we make."""
+
+    payment: Payment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromiseChanged:
+    """For people and programs that follow a payment that we take."""
+
+    promise: Promise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused:
+    """An order of our own user was lawfully refused; `reason` is a sentence that says what to do."""
+
+    payment_hash: PaymentHash
+    reason: str
+
+
+PaymentEffect = (
+    StorePayment
+    | StorePromise
+    | StoreForward
+    | DropForward
+    | FindOffers
+    | NeighbourLiquidity
+    | OfferUsed
+    | PaymentChanged
+    | PromiseChanged
+    | RequestRefused
+)  # and the channel effects that are for disk or world
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardPolicy:
+    """R5's delta and bounds for HTLCs that pass through.
+
+    Attributes:
+        lock_delta: blocks between the incoming and the outgoing expiry.
+        final_lock: blocks that a payee needs its HTLC to live.
+        max_lock: no HTLC chain may need more.
+    """
+
+    lock_delta: BlockDelta = BlockDelta(40)
+    final_lock: BlockDelta = BlockDelta(24)
+    max_lock: BlockDelta = BlockDelta(2016)
+    max_tries: int = 5
+    max_live_forwards: int = 10_000
+    offer_grace: int = 30  # seconds by which an offer may have expired when its HTLC arrives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything the engine starts from, as it was on disk. `channels` are `protocols.channel.state.Channel`."""
+
+    channels: tuple[object, ...] = ()
+    payments: tuple[Payment, ...] = ()
+    promises: tuple[Promise, ...] = ()
+    forwards: tuple[Forward, ...] = ()
+    settled_hashes: frozenset[PaymentHash] = field(default_factory=frozenset)

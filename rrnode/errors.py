@@ -1,0 +1,23 @@
+"""What the machine does to us (CONVENTIONS, "Errors"): a service retries with back-off, or stops; no channel is closed."""
+
+from protocols.errors import RrnodeError
+
+
+class ChainUnavailable(RrnodeError):
+    """The chain backend does not answer, or answers nonsense. The message says which and what to check."""
+
+
+class StorageFailed(RrnodeError):
+    """A commit did not happen. Nothing of the batch may leave; the node takes on nothing new."""
+
+
+class LinkClosed(RrnodeError):
+    """The stream or link has ended; whatever was not answered is lost."""
+
+
+class Unreachable(RrnodeError):
+    """A peer could not be reached at this address; the message says why."""
+
+
+class UserError(RrnodeError):
+    """The user asked for something that cannot be; the message is one plain sentence and says what to try."""
