@@ -20,4 +20,16 @@ class Unreachable(RrnodeError):
 
 
 class UserError(RrnodeError):
-    """The user asked for something that cannot be; the message is one plain sentence and says what to try."""
+    """The user asked for something that cannot be.
+
+    Attributes:
+        hint: what to try next, as an imperative sentence ("start the node with: rrnode start"), or "".
+    """
+
+    def __init__(self, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+
+class NotThere(UserError):
+    """What the user named (a channel, a payment, a peer) is not known to this node."""

@@ -1,0 +1,133 @@
+"""From the engines' words to the API's: payments, promises and offers as models (see `models` for the text forms)."""
+
+from protocols.ids import PaymentHash
+from protocols.payment.events import Attempt, Payment, PayPhase, Promise, PromisePhase
+from protocols.routing.events import KeptOffer, OfferArrived
+from protocols.wire.channel import FailureCode
+from rrnode.control import models as m
+from rrnode.control.text import peer_text
+
+PPM = 1_000_000
+
+
+def fee_ppm(fee_msat: int, amount_msat: int) -> int:
+    """A fee as parts per million of the amount it was paid for, rounded up."""
+    return -(-fee_msat * PPM // amount_msat) if amount_msat else 0
+
+
+_FAILURE = {
+    FailureCode.UNKNOWN_HASH: "the neighbour holds no offer for it",
+    FailureCode.AMOUNT_TOO_LOW: "the amount was below the neighbour's offer",
+    FailureCode.EXPIRY_TOO_SOON: "the lock would have expired too soon for the neighbour",
+    FailureCode.EXPIRY_TOO_FAR: "the lock would have expired too far in the future for the neighbour",
+    FailureCode.DUPLICATE_HASH: "the neighbour carries a payment with this hash already",
+    FailureCode.DOWNSTREAM_FAILED: "every way onward from the neighbour failed",
+    FailureCode.OFFER_EXPIRED: "the neighbour's offer had expired",
+    FailureCode.NODE_BUSY: "the neighbour is busy",
+    FailureCode.CHANNEL_CLOSING: "a channel on the way is being closed",
+    FailureCode.TIMED_OUT: "it timed out on the way",
+    FailureCode.ALREADY_PAID: "it was paid already",
+    FailureCode.INTERNAL: "the neighbour had a fault of its own",
+}
+
+
+def failure_text(code: FailureCode | int) -> str:
+    """A failure code in words."""
+    return next((text for known, text in _FAILURE.items() if known == code), f"failure code {int(code)}")
+
+
+def attempt_info(attempt: Attempt, amount_msat: int) -> m.AttemptInfo:
+    """`amount_msat` is what the payee is to receive; the rest of the attempt is fees."""
+    return m.AttemptInfo(
+        channel_id=attempt.channel_id.hex(),
+        neighbour=peer_text(attempt.neighbour),
+        amount_msat=attempt.amount,
+        fee_msat=attempt.amount - amount_msat,
+        expiry_height=attempt.expiry,
+        failure="" if attempt.failure is None else failure_text(attempt.failure),
+    )
+
+
+_PAY_PHASE = {
+    PayPhase.COLLECTING: "collecting",
+    PayPhase.LOCKED: "locked",
+    PayPhase.PAID: "paid",
+    PayPhase.FAILED: "failed",
+}
+_PROMISE_PHASE = {
+    PromisePhase.WAITING: "waiting",
+    PromisePhase.CLAIMED: "claimed",
+    PromisePhase.EXPIRED: "expired",
+}
+
+
+def payment_info(payment: Payment) -> m.PaymentInfo:
+    """A payment as stored. The preimage is shown once it is a receipt: before that it is a secret (push)."""
+    paid = payment.phase is PayPhase.PAID
+    sent = payment.attempts[-1].amount if paid and payment.attempts else None
+    return m.PaymentInfo.model_validate(
+        {
+            "payment_hash": payment.payment_hash.hex(),
+            "kind": payment.kind.value,
+            "phase": _PAY_PHASE[payment.phase],
+            "payee": peer_text(payment.payee),
+            "amount_msat": payment.amount.msat,
+            "ceiling_msat": payment.ceiling.msat,
+            "sent_msat": sent,
+            "fee_msat": None if sent is None else sent - payment.amount.msat,
+            "preimage": payment.preimage.hex() if paid and payment.preimage else "",
+            "attempts": tuple(attempt_info(attempt, payment.amount.msat) for attempt in payment.attempts),
+            "created_unix": payment.created,
+            "expires_unix": payment.expiry,
+            "ended_unix": payment.ended,
+            "memo": payment.memo,
+            "reason": payment.reason,
+        }
+    )
+
+
+def promise_info(promise: Promise) -> m.PromiseInfo:
+    """A payment that we take, as stored; its preimage is never shown."""
+    return m.PromiseInfo.model_validate(
+        {
+            "payment_hash": promise.payment_hash.hex(),
+            "kind": promise.kind.value,
+            "phase": _PROMISE_PHASE[promise.phase],
+            "amount_msat": promise.amount.msat,
+            "received_msat": promise.received,
+            "created_unix": promise.created,
+            "expires_unix": promise.expiry,
+            "memo": promise.memo,
+        }
+    )
+
+
+def offer_info(offer: KeptOffer) -> m.OfferInfo:
+    """An offer in the routing table."""
+    return m.OfferInfo(
+        neighbour=peer_text(offer.neighbour),
+        amount_msat=offer.amount.msat,
+        lock_blocks=offer.lock_blocks,
+        expires_unix=offer.expiry,
+    )
+
+
+def offer_seen(arrived: OfferArrived, payment: Payment, *, cheapest: bool, after_ms: int) -> m.OfferSeen:
+    """Progress of a payment of ours: an offer reached us. One in another asset than the payment's shows no fee."""
+    amount = arrived.offer.amount_msat
+    fee = amount - payment.amount.msat if arrived.offer.asset == payment.amount.asset else None
+    return m.OfferSeen(
+        payment_hash=payment.payment_hash.hex(),
+        neighbour=peer_text(arrived.neighbour),
+        amount_msat=amount,
+        fee_msat=fee,
+        fee_ppm=None if fee is None else fee_ppm(fee, payment.amount.msat),
+        lock_blocks=arrived.offer.lock_blocks,
+        cheapest=cheapest,
+        after_ms=after_ms,
+    )
+
+
+def hash_text(payment_hash: PaymentHash) -> str:
+    """A payment hash in hex."""
+    return payment_hash.hex()
