@@ -1,0 +1,96 @@
+"""The file that holds the 24 words: made once, readable by its owner only, never overwritten (DESIGN 3)."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from rrnode.errors import UserError
+from rrnode.keys.words import check_words
+
+NAME = "seed"
+_HEAD = (
+    "# The 24 words of this node. Whoever reads them owns its coins. Keep a copy on paper; never send them anywhere.\n"
+)
+_MAX_BYTES = 4096
+
+
+class SeedFile:
+    """The seed file of one data directory.
+
+    Args:
+        directory: the node's data directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = Path(directory) / NAME
+
+    def exists(self) -> bool:
+        """Whether there is a file; it may still be unreadable or wrong."""
+        return os.path.lexists(self.path)
+
+    def create(self, words: str) -> None:
+        """Write the words: all of the file or none of it, on disk when this returns.
+
+        Raises:
+            UserError: the words are wrong, a seed is there already, or the disk refused.
+        """
+        sentence = check_words(words)
+        content = f"{_HEAD}{sentence}\n".encode()
+        temporary = self.path.with_name(f".{NAME}.{secrets.token_hex(8)}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(temporary, self.path)  # unlike a rename, a link never replaces what is there
+            finally:
+                os.unlink(temporary)
+            _sync_directory(self.path.parent)
+        except FileExistsError:
+            raise UserError(
+                f"there is a seed in {self.path} already; it is never overwritten: move it away yourself"
+            ) from None
+        except OSError as error:
+            raise UserError(f"the seed could not be written to {self.path}: {error.strerror}") from None
+
+    def read(self) -> str:
+        """The words, checked.
+
+        Raises:
+            UserError: no file, readable by others, not ours, or not 24 good words; the sentence says what to do.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise UserError(f"there is no seed in {self.path}: run `rrnode init` first") from None
+        except OSError as error:
+            raise UserError(f"the seed {self.path} cannot be opened: {error.strerror}") from None
+        with os.fdopen(descriptor, "rb") as file:
+            facts = os.fstat(file.fileno())  # of what was opened, not of what a path may point to by now
+            if not stat.S_ISREG(facts.st_mode):
+                raise UserError(f"the seed {self.path} is no plain file")
+            if facts.st_uid != os.geteuid():
+                raise UserError(f"the seed {self.path} belongs to another user; this node runs as user {os.geteuid()}")
+            if facts.st_mode & 0o077:
+                raise UserError(f"the seed {self.path} can be read by others: run `chmod 600 {self.path}`")
+            content = file.read(_MAX_BYTES + 1)
+        try:
+            lines = [line for line in content.decode().splitlines() if line.strip() and not line.startswith("#")]
+            if len(content) > _MAX_BYTES:
+                raise UserError("the file is too long")
+            return check_words(" ".join(lines))
+        except UnicodeDecodeError:
+            raise UserError(f"the seed {self.path} is damaged: it is no text") from None
+        except UserError as error:
+            raise UserError(f"the seed {self.path} is damaged: {error}") from None
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
