@@ -1,0 +1,34 @@
+"""Weights known before signing: what resolving an output will cost. Source: BOLT 3 and 5, appendices "Expected Weights".
+
+Signatures are counted with 72 bytes and a hash type: low-S signatures are never longer.
+"""
+
+from protocols.units import FeeRate, Sat, fee_for, weight_to_vbytes
+
+HTLC_OUTPUT_WEIGHT = 172  # what one more HTLC adds to a commitment
+HTLC_TIMEOUT_WEIGHT = 664  # one input, one output, nothing added
+HTLC_SUCCESS_WEIGHT = 704
+FEE_INPUT_WEIGHT = (
+    4 * 41 + 109
+)  # a P2WPKH coin added to pay: outpoint, empty script, sequence; stack of signature and key
+CHANGE_OUTPUT_WEIGHT = 4 * 34  # change to a P2WSH or P2TR at most 43 bytes; our wallet's P2WPKH takes 31
+ANCHOR_CHILD_WEIGHT = (
+    4 * (4 + 1 + 41 + 1 + 31 + 4) + 2 + 1 + FEE_INPUT_WEIGHT
+)  # spends the anchor and one coin, one change
+MAX_STANDARD_V3_WEIGHT = 40_000  # BIP 431: 10,000 virtual bytes
+_SWEEP_BASE_WEIGHT = 4 * (4 + 1 + 41 + 1 + 31 + 4) + 2  # one input, one P2WPKH output, marker and flag
+
+
+def sweep_vbytes(witness: int) -> int:
+    """Virtual bytes of a sweep with one input, whose witness takes `witness` bytes, to one P2WPKH output."""
+    return weight_to_vbytes(_SWEEP_BASE_WEIGHT + witness)
+
+
+def close_reserve(htlcs: int, feerate: FeeRate) -> Sat:
+    """Confirmed coins that carry a commitment with this many HTLC outputs of ours through its resolution (DESIGN 6).
+
+    The commitment and its child, and per HTLC one HTLC transaction with an added input and change.
+    """
+    commitment = 4 * (4 + 1 + 41 + 3 + 43 + 31 + 13 + 4) + 224 + HTLC_OUTPUT_WEIGHT * htlcs + ANCHOR_CHILD_WEIGHT
+    each = HTLC_SUCCESS_WEIGHT + FEE_INPUT_WEIGHT + CHANGE_OUTPUT_WEIGHT
+    return fee_for(weight_to_vbytes(commitment + each * htlcs), feerate)
