@@ -1,0 +1,104 @@
+"""What we ask for carrying a payment: fee, conversion and rounding, in whole numbers only.
+
+Source: THEORY, step 3: `amount out = (amount in + fee) x rate`, rounded up, so that the node never loses by rounding
+(R2). A rate is a ratio of two integers; no floating point number ever touches an amount.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from protocols.errors import MisuseError
+from protocols.units import MAX_MSAT, AssetId, Msat
+
+_PPM = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeePolicy:
+    """What carrying one payment costs, taken in the asset that leaves us.
+
+    Attributes:
+        base_msat: for any amount.
+        ppm: millionths of the amount on top; 0 to 1,000,000.
+    """
+
+    base_msat: Msat = Msat(1000)
+    ppm: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.base_msat <= MAX_MSAT:
+            raise MisuseError(f"base fee of {self.base_msat} msat, 0 to {MAX_MSAT} wanted")
+        if not 0 <= self.ppm <= _PPM:
+            raise MisuseError(f"fee of {self.ppm} ppm, 0 to {_PPM} wanted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """What we want of `upstream` for one msat of `downstream`: `numerator / denominator`, exactly.
+
+    The way back is a rate of its own: the spread between the two is what converting earns.
+    """
+
+    downstream: AssetId
+    upstream: AssetId
+    numerator: int
+    denominator: int
+
+    def __post_init__(self) -> None:
+        if self.numerator <= 0 or self.denominator <= 0:
+            raise MisuseError(f"rate of {self.numerator}/{self.denominator}, both above 0 wanted")
+        if self.downstream == self.upstream:
+            raise MisuseError("a rate between an asset and itself; that one is 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetFee:
+    """A fee for one asset, where the general one does not fit its unit."""
+
+    asset: AssetId
+    fee: FeePolicy
+
+
+class Pricer:
+    """Quotes for one node's fees and rates."""
+
+    __slots__ = ("_fee", "_fees", "_rates", "_terms")
+
+    def __init__(self, fee: FeePolicy, asset_fees: tuple[AssetFee, ...] = (), rates: tuple[Rate, ...] = ()) -> None:
+        self._fee = fee
+        self._fees = {each.asset: each.fee for each in asset_fees}
+        self._rates = {(rate.downstream, rate.upstream): Fraction(rate.numerator, rate.denominator) for rate in rates}
+        if len(self._rates) != len(rates) or len(self._fees) != len(asset_fees):
+            raise MisuseError("two rates for one pair of assets, or two fees for one asset")
+        self._terms: dict[tuple[AssetId, AssetId], tuple[int, int, int] | None] = {}
+
+    def terms(self, downstream: AssetId, upstream: AssetId) -> tuple[int, int, int] | None:
+        """`(per_msat, flat, divisor)` with quote = ceil((amount * per_msat + flat) / divisor); None: we do not convert."""
+        key = (downstream, upstream)
+        try:
+            return self._terms[key]
+        except KeyError:
+            pass
+        found = None
+        rate = Fraction(1) if downstream == upstream else self._rates.get(key)
+        if rate is not None:
+            fee = self._fees.get(downstream, self._fee)
+            found = (
+                (_PPM + fee.ppm) * rate.numerator,
+                fee.base_msat * _PPM * rate.numerator,
+                _PPM * rate.denominator,
+            )
+            self._terms[key] = found  # only pairs that we convert, so the memory is bounded by the configuration
+        return found
+
+    def quote(self, amount: Msat, downstream: AssetId, upstream: AssetId) -> Msat | None:
+        """The least we may be sent in `upstream` to bring on `amount` of `downstream` and keep our whole fee (R2).
+
+        Returns None where we do not convert between the two, or where the quote would be above all money there is.
+        """
+        terms = self.terms(downstream, upstream)
+        if terms is None:
+            return None
+        per_msat, flat, divisor = terms
+        quote = -(-(amount * per_msat + flat) // divisor)
+        return Msat(quote) if quote <= MAX_MSAT else None
