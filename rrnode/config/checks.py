@@ -1,0 +1,149 @@
+"""Settings that contradict each other, or name what cannot be: one generator, in the order of importance."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from bootstrap.networks import NETWORKS
+from rrnode.config.settings import Settings, parse_rate
+from rrnode.control.text import peer_of_address
+from rrnode.errors import UserError
+
+Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try
+
+
+def contradictions(settings: Settings) -> Iterator[Problem]:
+    """Everything wrong with settings whose single values are well-formed."""
+    yield from _network(settings)
+    yield from _chain(settings)
+    yield from _addresses(settings)
+    yield from _locks(settings)
+    yield from _channels(settings)
+    for text in settings.assets.rates:
+        try:
+            parse_rate(text)
+        except ValueError:
+            yield (
+                "assets",
+                "rates",
+                f"and {text[:80]!r} is no exchange rate, wanted: incoming asset, outgoing asset, ratio",
+                'for example "signet regtest 3/2"; assets are ' + ", ".join(NETWORKS) + " or a block hash",
+            )
+
+
+def _network(settings: Settings) -> Iterator[Problem]:
+    if settings.node.network == "mainnet" and not settings.node.allow_mainnet:
+        yield (
+            "node",
+            "network",
+            "which is refused: this software is young and would handle real money",
+            "use signet or regtest, or set node.allow_mainnet = true if you accept to lose what you put in",
+        )
+
+
+def _chain(settings: Settings) -> Iterator[Problem]:
+    chain = settings.chain
+    if chain.kind == "kernel" and settings.node.network != "regtest":
+        yield (
+            "chain",
+            "kind",
+            f"and the embedded chain is regtest only, not {settings.node.network}",
+            'set chain.kind = "bitcoind"',
+        )
+    url = urlsplit(settings.rpc_url)
+    try:
+        url_good = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        url_good = False
+    if not url_good or "@" in url.netloc:
+        yield (
+            "chain",
+            "url",
+            "wanted http://host:port without user or password",
+            "set chain.user and chain.password for those",
+        )
+    if chain.user and chain.cookie_file:
+        yield "chain", "cookie_file", "and chain.user is set too: wanted one of the two", "remove one"
+    if bool(chain.user) != bool(chain.password):
+        missing = "password" if chain.user else "user"
+        yield "chain", "user", f"and chain.{missing} is empty: wanted both or neither", f"set chain.{missing}"
+    if chain.zmq and not chain.zmq.startswith(("tcp://", "ipc://")):
+        yield "chain", "zmq", "wanted an address like tcp://127.0.0.1:28332", "see zmqpubsequence in bitcoin.conf"
+
+
+def _addresses(settings: Settings) -> Iterator[Problem]:
+    if settings.host.listen and settings.is_client:
+        yield (
+            "host",
+            "listen",
+            "but a client (no role is on) opens no port",
+            "set roles.route = true, or remove host.listen",
+        )
+    for key in ("listen", "announce", "keep"):
+        for address in getattr(settings.host, key):
+            problem = _address_problem(address, with_peer=key == "keep")
+            if problem:
+                yield (
+                    "host",
+                    key,
+                    f"and {address[:120]!r} {problem}",
+                    "for example /ip4/192.0.2.7/tcp/9780/p2p/16Uiu2HA...",
+                )
+
+
+def _address_problem(address: str, *, with_peer: bool) -> str:
+    if len(address) > 1024:
+        return "is longer than any address"
+    try:
+        Multiaddr(address)
+        peer = peer_of_address(address)
+    except UserError as error:
+        return f"names no usable peer: {error}"
+    except (MultiaddrError, ValueError, TypeError, LookupError, OSError):  # its codecs raise their own kinds too
+        return "is not a multiaddr"
+    if with_peer and peer is None:
+        return "does not end in /p2p/<peer id>"
+    return ""
+
+
+def _locks(settings: Settings) -> Iterator[Problem]:
+    locks, channels = settings.locks, settings.channels
+    # A forwarder must have time to learn the preimage from the chain after its own outgoing lock ended, and still
+    # claim the incoming one in time (BOLT 2, "cltv_expiry_delta Selection").
+    needed = channels.settle_margin + channels.timeout_grace + 1
+    if locks.lock_delta < needed:
+        yield (
+            "locks",
+            "lock_delta",
+            f"wanted at least {needed}: channels.settle_margin + channels.timeout_grace + 1",
+            "raise it, or lower the other two",
+        )
+    if locks.final_lock <= channels.settle_margin:
+        yield "locks", "final_lock", f"wanted more than channels.settle_margin ({channels.settle_margin})", "raise it"
+    if locks.max_lock < locks.final_lock + locks.lock_delta:
+        yield "locks", "max_lock", "wanted at least locks.final_lock + locks.lock_delta", "raise it"
+
+
+def _channels(settings: Settings) -> Iterator[Problem]:
+    channels = settings.channels
+    if channels.maximum_capacity_sat < channels.minimum_capacity_sat:
+        yield "channels", "maximum_capacity_sat", "which is below channels.minimum_capacity_sat", "raise it"
+    if channels.maximum_to_self_delay < channels.to_self_delay:
+        yield (
+            "channels",
+            "maximum_to_self_delay",
+            f"which is shorter than what we ask for ourselves ({channels.to_self_delay})",
+            "raise it",
+        )
+    if settings.wait.quiet_ms > settings.wait.maximum_ms:
+        yield "wait", "quiet_ms", f"which is longer than wait.maximum_ms ({settings.wait.maximum_ms})", "lower it"
+    url = settings.storage.url
+    if url and not url.startswith(("sqlite:///", "postgresql+psycopg://", "postgresql://")):
+        yield (
+            "storage",
+            "url",
+            "wanted sqlite:///file or postgresql+psycopg://...",
+            "leave it empty for SQLite in the data directory",
+        )

@@ -1,0 +1,381 @@
+"""What may be set, and what each setting means (DESIGN 2, 3, 9).
+
+One definition per setting serves the type, the check, the comment in the file that `rrnode init` writes, and the
+names of the environment variables.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from bootstrap.networks import NETWORKS, Network
+from protocols.channel.events import ChannelConfig
+from protocols.payment.events import ForwardPolicy
+from protocols.units import MAX_MSAT, MAX_SAT, AssetId, BlockDelta, Msat, Sat
+from rrnode.errors import UserError
+
+PPM = 1_000_000
+
+
+class ConfigError(UserError):
+    """A setting that cannot be used. The message names its source, key, what came and what was wanted."""
+
+
+def setting(default: Any, doc: str, *, low: float = 0, high: float = math.inf, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its explanation (shown in the file) and bounds (numbers) or choices (text)."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+
+_LIMIT = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What this node is."""
+
+    network: str = setting("regtest", "the chain this node works on", choices=tuple(NETWORKS))
+    allow_mainnet: bool = setting(False, "must be true before the node works with real money; this software is young")
+    operator: str = setting(
+        "", "a name for whoever runs this node, shown to peers; helps others not to rely on one person twice"
+    )
+    log_level: str = setting("warning", "how much is logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = setting(
+        "auto", "auto: for people on a terminal, JSON lines otherwise", choices=("auto", "console", "json")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSettings:
+    """What this node does for others. With all four off it is a client: it dials out and opens no port."""
+
+    route: bool = setting(False, "accept connections, serve subscriptions, carry payments for a fee")
+    chain: bool = setting(False, "serve chain facts to clients and publish their transactions")
+    watch: bool = setting(False, "take remedies of others and hunt bounties")
+    mailbox: bool = setting(False, "keep sealed payment initializations for clients that are away")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """Connections to other nodes. Addresses are multiaddrs, e.g. /ip4/192.0.2.7/tcp/9780/p2p/16Uiu2HA..."""
+
+    listen: tuple[str, ...] = setting(
+        (), "where to listen; empty: the network's default port when a role is on, else nowhere"
+    )
+    announce: tuple[str, ...] = setting((), "addresses to tell others when they differ from `listen` (port forwarding)")
+    keep: tuple[str, ...] = setting(
+        (), "peers to stay connected with: channel neighbours, routing servers; each ends in /p2p/<peer id>"
+    )
+    dial_shipped_relays: bool = setting(
+        True, "also stay connected with relays that ship with this software for the network, if any"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSettings:
+    """Where the chain comes from."""
+
+    kind: str = setting(
+        "bitcoind",
+        "bitcoind: Bitcoin Core 28 or newer (or `rrnode chain serve`) by RPC; kernel: an embedded regtest inside this process",
+        choices=("bitcoind", "kernel"),
+    )
+    url: str = setting(
+        "", "bitcoind: RPC address, e.g. http://127.0.0.1:18443; empty: this machine, the network's default port"
+    )
+    cookie_file: str = setting("", "bitcoind: its cookie file; empty: the usual place, unless `user` is set")
+    user: str = setting("", "bitcoind: RPC user, instead of a cookie file")
+    password: str = field(
+        default="", repr=False, metadata={"doc": "bitcoind: RPC password of `user`", "low": 0, "high": 0, "choices": ()}
+    )
+    poll_seconds: float = setting(1.0, "bitcoind: how often to look for news, seconds", low=0.01, high=600)
+    zmq: str = setting("", "bitcoind: its zmqpubsequence address, e.g. tcp://127.0.0.1:28332; news then come at once")
+    mine_every: float = setting(
+        0.0, "kernel: seconds between blocks; 0: only on demand (`rrnode chain mine`)", high=86400
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeeSettings:
+    """What this node asks for carrying a payment on: base_msat + ppm of the amount, rounded up."""
+
+    base_msat: Msat = setting(Msat(1000), "per payment, millisatoshi", high=MAX_MSAT)
+    ppm: int = setting(100, "of the amount, parts per million", high=PPM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockSettings:
+    """How long coins may be locked on the way, in blocks."""
+
+    lock_delta: BlockDelta = setting(
+        BlockDelta(40), "blocks between the incoming and the outgoing lock of a carried payment", low=2, high=2016
+    )
+    final_lock: BlockDelta = setting(
+        BlockDelta(24), "blocks that a payment to this node must stay locked", low=2, high=2016
+    )
+    max_lock: BlockDelta = setting(BlockDelta(2016), "no payment may be locked for longer, blocks", low=4, high=4032)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitSettings:
+    """When the payer is satisfied with the offers so far, and what it pays at most."""
+
+    quiet_ms: int = setting(700, "lock when no better offer came for this long, milliseconds", low=0, high=3_600_000)
+    maximum_ms: int = setting(10_000, "never wait for offers longer than this, milliseconds", low=1, high=3_600_000)
+    good_enough_ppm: int = setting(
+        0, "lock at once when fees are at most this, parts per million of the amount", high=PPM
+    )
+    max_fee_ppm: int = setting(
+        20_000, "most to pay in fees unless told otherwise: parts per million of the amount ...", high=PPM
+    )
+    max_fee_base_msat: Msat = setting(Msat(20_000), "... plus this, millisatoshi", high=MAX_MSAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSettings:
+    """What this node asks of a channel and grants to it."""
+
+    accept: bool = setting(True, "let others open channels towards this node")
+    to_self_delay: BlockDelta = setting(
+        BlockDelta(144),
+        "blocks a neighbour waits for its own coins after closing by force; longer than you may be away",
+        low=1,
+        high=2016,
+    )
+    maximum_to_self_delay: BlockDelta = setting(
+        BlockDelta(2016), "the longest such wait accepted from a neighbour, blocks", low=1, high=4032
+    )
+    dust_limit_sat: Sat = setting(
+        Sat(354), "smallest output on our commitments, satoshi (BOLT 3)", low=330, high=100_000
+    )
+    htlc_minimum_msat: Msat = setting(
+        Msat(1), "smallest payment taken over a channel, millisatoshi", low=1, high=MAX_MSAT
+    )
+    reserve_ppm: int = setting(
+        20_000, "share of a channel that the neighbour keeps at stake, parts per million", low=0, high=500_000
+    )
+    max_in_flight_ppm: int = setting(
+        900_000, "share of a channel that may be in flight towards us, parts per million", low=1, high=PPM
+    )
+    max_accepted_htlcs: int = setting(114, "payments in flight towards us on one channel", low=1, high=114)
+    minimum_capacity_sat: Sat = setting(Sat(20_000), "smallest channel, satoshi", low=1_000, high=MAX_SAT)
+    maximum_capacity_sat: Sat = setting(Sat(1_000_000_000), "largest channel, satoshi", low=1_000, high=MAX_SAT)
+    funding_depth: int = setting(3, "confirmations before a channel is used", low=1, high=144)
+    funding_patience: BlockDelta = setting(
+        BlockDelta(2016), "blocks to wait for a neighbour's funding transaction", low=6, high=4032
+    )
+    buried_depth: int = setting(6, "confirmations after which something on the chain is final", low=1, high=144)
+    settle_margin: BlockDelta = setting(
+        BlockDelta(18), "blocks before a lock's end at which to claim it on the chain", low=1, high=2016
+    )
+    timeout_grace: BlockDelta = setting(
+        BlockDelta(2), "blocks after a lock's end at which to take it back on the chain", low=0, high=144
+    )
+    max_dust_exposure_msat: Msat = setting(
+        Msat(5_000_000), "most that may be in flight in amounts too small for the chain, millisatoshi", high=MAX_MSAT
+    )
+    chain_reserve_sat: Sat = setting(
+        Sat(10_000), "confirmed coins kept per channel to pay for closing it by force, satoshi", low=0, high=100_000_000
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetSettings:
+    """Coins of several chains. An asset is a network's name or the hash of its first block, as explorers show it."""
+
+    rates: tuple[str, ...] = setting(
+        (), 'exchange rates, e.g. "signet regtest 3/2": who sends us 2 msat of signet is carried on with 3 of regtest'
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """Upper bounds, so that nobody can use up this machine."""
+
+    max_channels: int = setting(1_000, "channels that live at once", low=1, high=100_000)
+    max_peers: int = setting(2_000, "connections at once", low=1, high=100_000)
+    max_clients: int = setting(1_000, "peers served with subscriptions at once", low=0, high=100_000)
+    table_hashes: int = setting(
+        100_000, "payment hashes in the routing table (about a kilobyte each)", low=100, high=10_000_000
+    )
+    max_payments: int = setting(1_000, "payments of our own under way at once", low=1, high=100_000)
+    max_promises: int = setting(10_000, "requests of ours that wait to be paid at once", low=1, high=1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """Where state is kept."""
+
+    url: str = field(
+        default="",
+        repr=False,
+        metadata={
+            "doc": "empty: SQLite in the data directory; or postgresql+psycopg://user:password@host/database",
+            "low": 0,
+            "high": 0,
+            "choices": (),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """`numerator/denominator` msat of `outgoing` for each msat of `incoming`."""
+
+    incoming: AssetId
+    outgoing: AssetId
+    numerator: int
+    denominator: int
+
+
+def _parse_asset(text: str) -> AssetId:
+    if text in NETWORKS:
+        return NETWORKS[text].genesis
+    raw = bytes.fromhex(text) if len(text) == 64 else b""
+    if len(raw) != 32:
+        raise ValueError(text)
+    return AssetId(raw[::-1])
+
+
+def parse_rate(text: str) -> Rate:
+    """An exchange rate as configured, e.g. `signet regtest 3/2`. Raises ValueError."""
+    incoming, outgoing, ratio = text.split()
+    numerator, _, denominator = ratio.partition("/")
+    if not numerator.isdecimal() or not (denominator or "1").isdecimal():
+        raise ValueError(text)
+    rate = Rate(
+        incoming=_parse_asset(incoming),
+        outgoing=_parse_asset(outgoing),
+        numerator=int(numerator),
+        denominator=int(denominator or "1"),
+    )
+    if not 0 < rate.numerator <= _LIMIT or not 0 < rate.denominator <= _LIMIT or rate.incoming == rate.outgoing:
+        raise ValueError(text)
+    return rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole configuration, checked. Build with `load`."""
+
+    data_dir: Path
+    node: NodeSettings = NodeSettings()
+    roles: RoleSettings = RoleSettings()
+    host: HostSettings = HostSettings()
+    chain: ChainSettings = ChainSettings()
+    fees: FeeSettings = FeeSettings()
+    locks: LockSettings = LockSettings()
+    wait: WaitSettings = WaitSettings()
+    channels: ChannelSettings = ChannelSettings()
+    assets: AssetSettings = AssetSettings()
+    limits: LimitSettings = LimitSettings()
+    storage: StorageSettings = StorageSettings()
+
+    @property
+    def network(self) -> Network:
+        """The network by its name."""
+        return NETWORKS[self.node.network]
+
+    @property
+    def is_client(self) -> bool:
+        """No role: dials out only."""
+        return not any((self.roles.route, self.roles.chain, self.roles.watch, self.roles.mailbox))
+
+    @property
+    def switches(self) -> int:
+        """The roles as `protocols.wire.link.Hello` carries them: bit 0 route, 1 chain, 2 watch, 3 mailbox."""
+        flags = (self.roles.route, self.roles.chain, self.roles.watch, self.roles.mailbox)
+        return sum(1 << bit for bit, on in enumerate(flags) if on)
+
+    @property
+    def listen(self) -> tuple[str, ...]:
+        """Where to listen, the default filled in: every interface, but only this machine on regtest."""
+        if self.host.listen or self.is_client:
+            return self.host.listen
+        interface = "127.0.0.1" if self.node.network == "regtest" else "0.0.0.0"
+        return (f"/ip4/{interface}/tcp/{self.network.port}",)
+
+    @property
+    def storage_url(self) -> str:
+        """SQLAlchemy URL of the database, the default filled in."""
+        return self.storage.url or f"sqlite:///{self.data_dir / 'rrnode.sqlite'}"
+
+    @property
+    def rpc_url(self) -> str:
+        """Bitcoin Core's RPC address, the default filled in."""
+        return self.chain.url or f"http://127.0.0.1:{self.network.rpc_port}"
+
+    @property
+    def cookie_file(self) -> Path | None:
+        """Bitcoin Core's cookie file, the usual place filled in; None when a user is configured instead."""
+        if self.chain.cookie_file:
+            return Path(self.chain.cookie_file).expanduser()
+        if self.chain.user:
+            return None
+        folder = "" if self.node.network == "mainnet" else self.node.network
+        return Path.home() / ".bitcoin" / folder / ".cookie"
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """The exchange rates, parsed."""
+        return tuple(parse_rate(text) for text in self.assets.rates)
+
+    def channel_config(self) -> ChannelConfig:
+        """What the channel engine needs of it."""
+        c = self.channels
+        return ChannelConfig(
+            to_self_delay=c.to_self_delay,
+            dust_limit=c.dust_limit_sat,
+            htlc_minimum=c.htlc_minimum_msat,
+            reserve_ppm=c.reserve_ppm,
+            max_in_flight_ppm=c.max_in_flight_ppm,
+            max_accepted_htlcs=c.max_accepted_htlcs,
+            minimum_capacity=c.minimum_capacity_sat,
+            maximum_capacity=c.maximum_capacity_sat,
+            maximum_to_self_delay=c.maximum_to_self_delay,
+            funding_depth=c.funding_depth,
+            funding_patience=c.funding_patience,
+            buried_depth=c.buried_depth,
+            settle_margin=c.settle_margin,
+            timeout_grace=c.timeout_grace,
+            max_expiry=BlockDelta(self.locks.max_lock + 144),
+            max_dust_exposure=c.max_dust_exposure_msat,
+        )
+
+    def forward_policy(self) -> ForwardPolicy:
+        """What the payment engine needs of it."""
+        return ForwardPolicy(
+            lock_delta=self.locks.lock_delta, final_lock=self.locks.final_lock, max_lock=self.locks.max_lock
+        )
+
+    def max_fee_for(self, amount: Msat) -> Msat:
+        """Most to pay in fees for an amount unless the user says otherwise, rounded down."""
+        return Msat(self.wait.max_fee_base_msat + amount * self.wait.max_fee_ppm // PPM)
+
+
+SECTIONS: dict[str, type[Any]] = {
+    name: kind
+    for name, kind in get_type_hints(Settings).items()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+}
+
+# Where blocks cost nothing, waiting for them teaches nothing: short locks, an embedded chain.
+NETWORK_DEFAULTS: dict[str, dict[tuple[str, str], Any]] = {
+    "regtest": {
+        ("chain", "kind"): "kernel",
+        ("chain", "poll_seconds"): 0.2,
+        ("locks", "lock_delta"): BlockDelta(6),
+        ("locks", "final_lock"): BlockDelta(6),
+        ("locks", "max_lock"): BlockDelta(144),
+        ("channels", "to_self_delay"): BlockDelta(6),
+        ("channels", "settle_margin"): BlockDelta(3),
+        ("channels", "timeout_grace"): BlockDelta(1),
+    }
+}
+
+
+def default_of(section: str, key: str, network: str) -> Any:
+    """The value that holds on this network when nobody says otherwise."""
+    fallback = getattr(SECTIONS[section](), key)
+    return NETWORK_DEFAULTS.get(network, {}).get((section, key), fallback)

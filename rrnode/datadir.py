@@ -1,0 +1,100 @@
+"""Where a node keeps its things: one directory per network, for its owner only, locked against a second process.
+
+The lock is the operating system's (`flock`): it ends with the process, however that ends, so a file left behind by a
+crash locks nobody out. The process id inside is for the message only.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rrnode.errors import UserError
+
+LOCK_NAME = "lock"
+SOCKET_NAME = "control.sock"
+SOCKET_PATH_MAX = 107  # bytes: `sun_path` of Linux is 108 with its end mark (unix(7)); macOS has 104
+PID_NAME = "rrnode.pid"
+LOG_NAME = "rrnode.log"
+
+
+def default_data_dir(network: str) -> Path:
+    """The user's data directory for this network (platformdirs)."""
+    from platformdirs import user_data_path
+
+    return user_data_path("rrnode", appauthor=False) / network
+
+
+def make_private(path: Path) -> None:
+    """Make the directory (and its parents), readable by its owner only.
+
+    Raises:
+        UserError: it cannot be made, is no directory, or belongs to somebody else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except FileExistsError:
+        raise UserError(f"{path} is not a directory", "choose another with --datadir") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be used: {error.strerror}", "choose another with --datadir") from None
+
+
+def check_private(path: Path) -> None:
+    """Refuse a directory that others may enter: the control socket and the keys are in it. Raises UserError."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be used: {error.strerror}", "choose another with --datadir") from None
+    if found.st_uid != os.geteuid():
+        raise UserError(f"{path} belongs to another user", "run rrnode as that user, or choose another with --datadir")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise UserError(f"{path} can be entered by other users", f"run: chmod 700 {path}")
+
+
+def socket_path(data_dir: Path) -> Path:
+    """Where the control socket of this data directory is.
+
+    In the directory itself; when that path is too long for a socket, in the user's runtime directory under a name
+    made from it, so that `rrnode --datadir` finds it again without being told.
+    """
+    inside = data_dir.absolute() / SOCKET_NAME
+    if len(os.fsencode(inside)) <= SOCKET_PATH_MAX:
+        return inside
+    base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/rrnode-{os.geteuid()}"
+    name = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:32]
+    return Path(base) / f"rrnode-{name}" / SOCKET_NAME
+
+
+@contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory while inside.
+
+    Raises:
+        UserError: another process holds it; the message names its process id.
+    """
+    path = data_dir / LOCK_NAME
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be opened: {error.strerror}", "check the directory's owner and rights"
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(f"{path} cannot be locked: {error.strerror}", "use a local disk") from None
+            holder = os.read(handle, 32).decode("ascii", "replace").strip()
+            who = f"process {holder}" if holder.isdecimal() else "another process"
+            raise UserError(f"{who} uses {data_dir}", f"stop it with: rrnode --datadir {data_dir} stop") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)  # the lock goes with it; the file stays, or two could hold two files of one name
