@@ -1,0 +1,269 @@
+"""`/rr/subscribe/1`: clients ask a routing server for the offers they care about (seed, "Routing server").
+
+Two parts. The server keeps, per subscriber, a queue with one offer per hash, and waits for no client: a slow one is
+told less, and later, but never costs more. The client holds a stream to each of its routing servers and repeats its
+subscriptions whenever a stream begins, so that a reconnect loses nothing that is still on offer.
+"""
+
+from collections.abc import Callable
+from itertools import count, islice
+
+import structlog
+import trio
+
+from protocols.errors import PeerProtocolError
+from protocols.ids import PaymentHash, PeerId
+from protocols.routing.bundles import OfferQueue
+from protocols.routing.events import (
+    BundleReceived,
+    PushOffers,
+    RoutingEvent,
+    Subscribed,
+    SubscriberGone,
+    SubscriptionAccepted,
+    SubscriptionRefused,
+    Unsubscribed,
+)
+from protocols.units import UnixTime
+from protocols.wire.routing import RoutingMessage
+from protocols.wire.subscribe import (
+    CODEC,
+    MAX_FILTERS,
+    MAX_SECONDS,
+    PROTOCOL,
+    Accepted,
+    Answer,
+    Follow,
+    Offers,
+    Query,
+    RefusalCode,
+    Refused,
+    Stop,
+    Subscribe,
+    Unsubscribe,
+)
+from rrnode.errors import LinkClosed
+from rrnode.host.base import FrameStream, Host
+from rrnode.services.limits import Allowance
+from rrnode.services.sessions import Sessions
+
+log = structlog.get_logger(__name__)
+
+Tell = Callable[[RoutingEvent], None]
+
+
+class _Subscriber:
+    """What waits for one subscriber: control answers first, then offers."""
+
+    __slots__ = ("answers", "offers", "stream", "wake")
+
+    def __init__(self, stream: FrameStream) -> None:
+        self.stream = stream
+        self.answers: list[Accepted | Refused | Answer] = []  # one per request, and requests are read one by one
+        self.offers = OfferQueue()
+        self.wake = trio.Event()
+
+
+class SubscriptionServer:
+    """Serves subscriptions of channel neighbours; the matching is the routing engine's.
+
+    Args:
+        host: the links.
+        tell: gives an event to the routing engine.
+        answer: the best quotes for these hashes now, priced for this peer.
+        now: unix time.
+        most: subscribers at once; one more is told so.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        tell: Tell,
+        answer: Callable[[PeerId, tuple[PaymentHash, ...], UnixTime], tuple[RoutingMessage, ...]],
+        now: Callable[[], UnixTime],
+        most: int,
+    ) -> None:
+        self._tell, self._answer, self._now, self._most = tell, answer, now, most
+        self._subscribers: dict[PeerId, _Subscriber] = {}
+        self._queries = Allowance(per_key=5, burst=20, total=2000)
+        host.handle(PROTOCOL, self._serve)
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    def perform(self, effect: PushOffers | SubscriptionAccepted | SubscriptionRefused) -> None:
+        """Queue what the engine has for a subscriber; never waits."""
+        subscriber = self._subscribers.get(effect.subscriber)
+        if subscriber is None:
+            return
+        match effect:
+            case PushOffers():
+                subscriber.offers.put(effect.offers)
+            case SubscriptionAccepted():
+                subscriber.answers.append(Accepted(effect.request, effect.filters_left))
+            case SubscriptionRefused():
+                subscriber.answers.append(Refused(effect.request, effect.code, effect.reason[:256]))
+        subscriber.wake.set()
+
+    async def _serve(self, stream: FrameStream) -> None:
+        peer = stream.peer
+        if len(self._subscribers) >= self._most and peer not in self._subscribers:
+            await stream.send(CODEC.encode(Stop(RefusalCode.TOO_FAST, "this server has all the clients it can serve")))
+            return
+        if older := self._subscribers.get(peer):
+            older.stream.reset()
+            self._tell(SubscriberGone(subscriber=peer, now=self._now()))
+        subscriber = self._subscribers[peer] = _Subscriber(stream)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, subscriber)
+                await self._read(subscriber)
+                nursery.cancel_scope.cancel()
+        finally:
+            if self._subscribers.get(peer) is subscriber:
+                del self._subscribers[peer]
+                self._tell(SubscriberGone(subscriber=peer, now=self._now()))
+
+    async def _read(self, subscriber: _Subscriber) -> None:
+        peer = subscriber.stream.peer
+        while True:
+            message = CODEC.decode(await subscriber.stream.receive())
+            now = self._now()
+            while len(subscriber.answers) > MAX_FILTERS:  # it asks without reading what it is told
+                subscriber.wake.set()
+                await subscriber.stream.flush()
+            match message:
+                case Subscribe():
+                    self._tell(
+                        Subscribed(
+                            subscriber=peer,
+                            request=message.request,
+                            hashes=tuple(PaymentHash(each) for each in message.hashes),
+                            prefixes=message.prefixes,
+                            until=UnixTime(now + min(message.seconds, MAX_SECONDS)),
+                            now=now,
+                        )
+                    )
+                case Unsubscribe():
+                    self._tell(
+                        Unsubscribed(
+                            subscriber=peer,
+                            request=message.request,
+                            hashes=tuple(PaymentHash(each) for each in message.hashes),
+                            prefixes=message.prefixes,
+                            now=now,
+                        )
+                    )
+                case Query():
+                    self._query(subscriber, message, now)
+                case Follow():
+                    reason = "the full feed is only for keys that this server's owner lists"
+                    subscriber.answers.append(Refused(message.request, RefusalCode.NOT_LISTED, reason))
+                case Stop():
+                    return
+                case _:
+                    raise PeerProtocolError(f"{type(message).__name__} from a subscriber")
+            subscriber.wake.set()
+            await trio.lowlevel.checkpoint()
+
+    def _query(self, subscriber: _Subscriber, message: Query, now: UnixTime) -> None:
+        peer = subscriber.stream.peer
+        if not self._queries.take(peer):
+            reason = "more than 5 queries a second; hold a subscription instead"
+            subscriber.answers.append(Refused(message.request, RefusalCode.TOO_FAST, reason))
+            return
+        hashes = tuple(PaymentHash(each) for each in message.hashes)
+        subscriber.answers.append(Answer(message.request, self._answer(peer, hashes, now)))
+
+    async def _write(self, subscriber: _Subscriber) -> None:
+        """One write at a time: while it goes out, cheaper offers replace those that wait."""
+        stream = subscriber.stream
+        numbers = count(1)
+        while True:
+            subscriber.wake = wake = trio.Event()
+            answers, subscriber.answers = subscriber.answers, []
+            for answer in answers:
+                await stream.send(CODEC.encode(answer))
+            offers = subscriber.offers.take(self._now())
+            if offers:
+                await stream.send(CODEC.encode(Offers(next(numbers), offers)))
+            if answers or offers:
+                await stream.flush()
+            else:
+                await wake.wait()
+
+
+class SubscriptionClient:
+    """Keeps our subscriptions at each of our routing servers.
+
+    Args:
+        host: the links.
+        tell: gives an event to the routing engine: a pushed offer is an offer of that neighbour.
+        is_server: whether this peer is a channel neighbour that routes and that we subscribe at.
+        now: unix time.
+    """
+
+    def __init__(
+        self, *, host: Host, tell: Tell, is_server: Callable[[PeerId], bool], now: Callable[[], UnixTime]
+    ) -> None:
+        self._tell, self._now = tell, now
+        self._wanted: dict[PaymentHash, UnixTime] = {}
+        self._requests = count(1)
+        self._held: dict[PeerId, FrameStream] = {}
+        self.refusals: dict[PeerId, str] = {}
+        self.sessions = Sessions(host=host, protocol=PROTOCOL, session=self._session, needed=is_server, serves=None)
+
+    async def run(self) -> None:
+        """Hold the streams until cancelled."""
+        await self.sessions.run()
+
+    def want(self, payment_hash: PaymentHash, until: UnixTime) -> None:
+        """Subscribe to this hash everywhere, now and after every reconnect."""
+        self._wanted[payment_hash] = until
+        self._say(self._subscribe((payment_hash,), until))
+
+    def forget(self, payment_hash: PaymentHash) -> None:
+        """End the subscription everywhere."""
+        if self._wanted.pop(payment_hash, None) is not None:
+            self._say(Unsubscribe(next(self._requests), (payment_hash,), ()))
+
+    def servers(self) -> int:
+        """How many servers hold our subscriptions now."""
+        return len(self._held)
+
+    def _say(self, message: Subscribe | Unsubscribe) -> None:
+        for stream in tuple(self._held.values()):
+            try:
+                stream.send_nowait(CODEC.encode(message))
+            except (LinkClosed, trio.WouldBlock):
+                stream.reset()  # opened anew, the whole list is repeated
+
+    def _subscribe(self, hashes: tuple[PaymentHash, ...], until: UnixTime) -> Subscribe:
+        return Subscribe(next(self._requests), hashes, (), max(1, until - self._now()))
+
+    async def _session(self, stream: FrameStream) -> None:
+        now = self._now()
+        self._wanted = {each: until for each, until in self._wanted.items() if until > now}
+        waiting = iter(self._wanted)
+        while hashes := tuple(islice(waiting, MAX_FILTERS)):
+            until = max(self._wanted[each] for each in hashes)
+            await stream.send(CODEC.encode(self._subscribe(hashes, until)))
+        self._held[stream.peer] = stream
+        try:
+            while True:
+                match CODEC.decode(await stream.receive()):
+                    case Offers(offers=offers) | Answer(offers=offers):
+                        if offers:
+                            self._tell(BundleReceived(neighbour=stream.peer, offers=offers, now=self._now()))
+                            await trio.lowlevel.checkpoint()
+                    case Accepted():
+                        self.refusals.pop(stream.peer, None)
+                    case Refused(reason=reason) | Stop(reason=reason):
+                        self.refusals[stream.peer] = reason
+                        log.warning("a routing server refused a subscription", reason=reason)
+                    case other:
+                        raise PeerProtocolError(f"{type(other).__name__} from a routing server")
+        finally:
+            if self._held.get(stream.peer) is stream:
+                del self._held[stream.peer]
