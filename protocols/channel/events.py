@@ -134,10 +134,14 @@ class TipChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TxConfirmed:
-    """A watched transaction is in the best chain at `height`. May be told again, with another height, after a reorganisation."""
+    """A watched transaction is in the best chain at `height`. May be told again, with another height, after a reorganisation.
+
+    `transaction` is the whole of it: a channel that the peer funded is used only after its output was looked at.
+    """
 
     txid: Txid
     height: BlockHeight
+    transaction: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
