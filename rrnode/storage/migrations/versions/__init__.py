@@ -1,0 +1,1 @@
+"""One module per step; `rrnode.storage.schema.HEAD` names the newest."""
