@@ -70,6 +70,27 @@ def socket_path(data_dir: Path) -> Path:
     return Path(base) / f"rrnode-{name}" / SOCKET_NAME
 
 
+def prepare_socket(data_dir: Path) -> Path:
+    """Where to bind the control socket, in a directory that only we may enter.
+
+    Raises:
+        UserError: others may enter the directory, or even the replacement's path is too long.
+    """
+    path = socket_path(data_dir)
+    if path.parent != data_dir.absolute():
+        base = path.parent.parent
+        if not base.exists():
+            make_private(base)
+        make_private(path.parent)
+    check_private(path.parent)
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise UserError(
+            f"{path} is {len(os.fsencode(path))} bytes long, a socket's path may have {SOCKET_PATH_MAX}",
+            "choose a shorter data directory with --datadir, or a shorter XDG_RUNTIME_DIR",
+        )
+    return path
+
+
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory while inside.
