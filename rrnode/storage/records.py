@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from protocols.facts import Facts
 from protocols.ids import PeerId, Txid
 from protocols.payment.events import Forward, Snapshot
-from protocols.units import BlockHeight, Msat, Sat, UnixTime
+from protocols.units import BlockHeight, Msat, UnixTime
 
 Cursor = tuple[int, bytes]  # height and hash (serialization order) of the last block that the state has taken in
 
@@ -81,7 +81,6 @@ class WalletTransaction:
         block_hash: of that block, serialization order; empty while unconfirmed.
         block_time: header time of that block; 0 while unconfirmed.
         first_seen: when this node first saw it.
-        ours: built by this node, so its change counts as ours before it confirms.
     """
 
     txid: Txid
@@ -90,7 +89,6 @@ class WalletTransaction:
     block_hash: bytes
     block_time: UnixTime
     first_seen: UnixTime
-    ours: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +96,14 @@ class SetAside:
     """A coin promised to something: not to be spent by anything else until it is released.
 
     Attributes:
-        holder: the channel id that it funds.
-        value: of the coin, for balances.
+        holder: what for: a channel's funding, or fees of one transaction (`rrnode.wallet` makes these names).
+        place: among the coins of the same holder, from 0.
     """
 
     txid: Txid
     index: int
     holder: bytes
-    value: Sat
+    place: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +113,9 @@ class WalletState:
     Attributes:
         next_receiving: first receiving index never given out.
         next_change: first change index never used.
+        address: receiving index of the address shown to people until it is paid; None before the first.
         free_indexes: receiving indexes given out as key index and given back before anybody saw them.
+        change_for: change index promised to each holder.
         cursor: the last block the wallet has taken in.
     """
 
@@ -123,7 +123,9 @@ class WalletState:
     set_aside: tuple[SetAside, ...] = ()
     next_receiving: int = 0
     next_change: int = 0
+    address: int | None = None
     free_indexes: tuple[int, ...] = ()
+    change_for: tuple[tuple[bytes, int], ...] = ()
     cursor: Cursor | None = None
 
 
@@ -134,8 +136,11 @@ class WalletChanges:
     transactions: tuple[WalletTransaction, ...] = ()
     dropped: tuple[Txid, ...] = ()
     set_aside: tuple[SetAside, ...] = ()
-    released: tuple[bytes, ...] = ()  # holders
+    released: tuple[bytes, ...] = ()  # holders; their coins and their change index
+    released_coins: tuple[tuple[Txid, int], ...] = ()
     next_receiving: int | None = None
     next_change: int | None = None
+    address: int | None = None
     free_indexes: tuple[int, ...] | None = None
+    change_for: tuple[tuple[bytes, int], ...] = ()
     cursor: Cursor | None = None

@@ -115,7 +115,6 @@ wallet_transactions = Table(
     Column("block_hash", LargeBinary, nullable=False),
     Column("block_time", BigInteger, nullable=False),
     Column("first_seen", BigInteger, nullable=False),
-    Column("ours", Boolean, nullable=False),
 )
 
 wallet_set_aside = Table(
@@ -124,17 +123,24 @@ wallet_set_aside = Table(
     Column("txid", LargeBinary, primary_key=True),
     Column("output_index", BigInteger, primary_key=True, autoincrement=False),
     Column("holder", LargeBinary, nullable=False),
-    Column("value_sat", BigInteger, nullable=False),
+    Column("place", Integer, nullable=False),
 )
 Index("ix_wallet_set_aside_holder", wallet_set_aside.c.holder)
 
 wallet_indexes = Table(
     "wallet_indexes",
     metadata,
-    Column("name", Text, primary_key=True),  # "receiving", "change"
-    Column("next", BigInteger, nullable=False),
+    Column("name", Text, primary_key=True),  # "receiving", "change", "address"
+    Column("number", BigInteger, nullable=False),
 )
 
 wallet_free_indexes = Table(
-    "wallet_free_indexes", metadata, Column("index", BigInteger, primary_key=True, autoincrement=False)
+    "wallet_free_indexes", metadata, Column("key_index", BigInteger, primary_key=True, autoincrement=False)
+)
+
+wallet_change_for = Table(
+    "wallet_change_for",
+    metadata,
+    Column("holder", LargeBinary, primary_key=True),
+    Column("key_index", BigInteger, nullable=False),
 )

@@ -97,7 +97,6 @@ def upgrade() -> None:
         sa.Column("block_hash", sa.LargeBinary, nullable=False),
         sa.Column("block_time", sa.BigInteger, nullable=False),
         sa.Column("first_seen", sa.BigInteger, nullable=False),
-        sa.Column("ours", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("txid", name="pk_wallet_transactions"),
     )
     op.create_table(
@@ -105,20 +104,26 @@ def upgrade() -> None:
         sa.Column("txid", sa.LargeBinary, nullable=False),
         sa.Column("output_index", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("holder", sa.LargeBinary, nullable=False),
-        sa.Column("value_sat", sa.BigInteger, nullable=False),
+        sa.Column("place", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("txid", "output_index", name="pk_wallet_set_aside"),
     )
     op.create_index("ix_wallet_set_aside_holder", "wallet_set_aside", ["holder"])
     op.create_table(
         "wallet_indexes",
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("next", sa.BigInteger, nullable=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_wallet_indexes"),
     )
     op.create_table(
         "wallet_free_indexes",
-        sa.Column("index", sa.BigInteger, nullable=False, autoincrement=False),
-        sa.PrimaryKeyConstraint("index", name="pk_wallet_free_indexes"),
+        sa.Column("key_index", sa.BigInteger, nullable=False, autoincrement=False),
+        sa.PrimaryKeyConstraint("key_index", name="pk_wallet_free_indexes"),
+    )
+    op.create_table(
+        "wallet_change_for",
+        sa.Column("holder", sa.LargeBinary, nullable=False),
+        sa.Column("key_index", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("holder", name="pk_wallet_change_for"),
     )
 
 

@@ -1,0 +1,6 @@
+"""The node's coins on the chain."""
+
+from rrnode.wallet.ledger import BlockPlace, Coin
+from rrnode.wallet.wallet import Balance, Sent, Wallet
+
+__all__ = ["Balance", "BlockPlace", "Coin", "Sent", "Wallet"]
