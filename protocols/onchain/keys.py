@@ -25,7 +25,7 @@ class BasePoints:
     htlc: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)  # a repr ends in logs
 class ChannelKeys:
     """Our secrets for one channel, 32 bytes each, and the wallet key that is our payment basepoint. Never stored.
 
