@@ -6,11 +6,15 @@ is committed together. `handle(event, facts)` takes any event of this module or 
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from protocols.ids import ChannelId, PaymentHash, PeerId, Preimage
 from protocols.routing.events import KeptOffer, Liquidity
 from protocols.units import Amount, AssetId, BlockDelta, BlockHeight, Msat, UnixTime
 from protocols.wire.channel import FailureCode
+
+if TYPE_CHECKING:
+    from protocols.channel.state import Channel
 
 
 class Kind(Enum):
@@ -65,6 +69,14 @@ class Payment:
     memo: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HtlcRef:
+    """One HTLC of one of our channels; who offered it follows from where the reference stands."""
+
+    channel_id: ChannelId
+    htlc_id: int
+
+
 class PromisePhase(Enum):
     WAITING = "waiting"
     CLAIMED = "claimed"  # preimage released; coming in or in
@@ -73,7 +85,13 @@ class PromisePhase(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """A payment that we will take: we hold the preimage and release it once, for at least `amount`; stored."""
+    """A payment that we will take: we hold the preimage and release it once, for at least `amount`; stored.
+
+    Attributes:
+        lock_blocks: what our offers asked the last HTLC to live, our random slack included (R5).
+        received: what came, at least `amount` once claimed.
+        claimed_by: the one HTLC that the preimage was released for.
+    """
 
     payment_hash: PaymentHash
     preimage: Preimage
@@ -85,12 +103,7 @@ class Promise:
     lock_blocks: BlockDelta
     received: Msat = Msat(0)
     memo: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HtlcRef:
-    channel_id: ChannelId
-    htlc_id: int
+    claimed_by: HtlcRef | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +133,10 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayRequested:
-    """Our user wants to pay. `preimage` is given for push only. Refused when the hash was ever used (R11)."""
+    """Our user wants to pay. `preimage` is given for push only.
+
+    Refused (`RequestRefused`) when the hash is live here or was ever settled (R11); one that failed may be tried again.
+    """
 
     payment_hash: PaymentHash
     kind: Kind
@@ -151,7 +167,7 @@ class PayAbandoned:
 class PromiseMade:
     """We will take a payment: a request that our user made, or an initialization that a payer sent.
 
-    For a push initialization the preimage came from the payer. Answered by `PromiseStored` or `PromiseRefused`.
+    For a push initialization the preimage came from the payer. Answered by `PromiseChanged` or `RequestRefused`.
     """
 
     payment_hash: PaymentHash
@@ -173,7 +189,10 @@ class OffersFound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainReserveChanged:
-    """Confirmed coins that the wallet holds for fees; None: unknown, take no new HTLC above the chain's dust."""
+    """Confirmed coins that the wallet holds for fees; None: the chain does not answer, so nothing new is taken on.
+
+    Told at every start before HTLCs can move, and whenever it changes.
+    """
 
     confirmed_sat: int | None
 
@@ -202,7 +221,12 @@ class StoreForward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropForward:
-    """Both of its HTLCs are gone for good; a line of history remains with what it earned."""
+    """Both of its HTLCs are gone for good; a line of history remains with what it earned.
+
+    Attributes:
+        earned: what came in less what went out; 0 when it failed, and where the two are of different assets (the gain is
+            then in the rate).
+    """
 
     incoming: HtlcRef
     earned: Msat
@@ -212,13 +236,15 @@ class DropForward:
 class FindOffers:
     """A question to the routing table, answered by `OffersFound` within the same batch.
 
-    `upstream` and `asset` say who locked the incoming HTLC and in what; both None when we are the payer.
+    Attributes:
+        upstream: who locked the incoming HTLC; None when we are the payer.
+        asset: in what it was locked; for the payer, what the ceiling is of.
     """
 
     reference: bytes
     payment_hash: PaymentHash
     upstream: PeerId | None
-    asset: AssetId | None
+    asset: AssetId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,12 +302,15 @@ PaymentEffect = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardPolicy:
-    """R5's delta and bounds for HTLCs that pass through.
+    """R5's delta and bounds for HTLCs that pass through or end here.
 
     Attributes:
         lock_delta: blocks between the incoming and the outgoing expiry.
         final_lock: blocks that a payee needs its HTLC to live.
         max_lock: no HTLC chain may need more.
+        max_tries: neighbours tried for one incoming HTLC, one after the other.
+        max_live_forwards: HTLCs carried at once; each holds a row on disk and two HTLC slots.
+        offer_grace: seconds by which an offer, or a promise, may have expired when its HTLC arrives.
     """
 
     lock_delta: BlockDelta = BlockDelta(40)
@@ -289,14 +318,19 @@ class ForwardPolicy:
     max_lock: BlockDelta = BlockDelta(2016)
     max_tries: int = 5
     max_live_forwards: int = 10_000
-    offer_grace: int = 30  # seconds by which an offer may have expired when its HTLC arrives
+    offer_grace: int = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything the engine starts from, as it was on disk. `channels` are `protocols.channel.state.Channel`."""
+    """Everything the engine starts from, as it was on disk.
 
-    channels: tuple[object, ...] = ()
+    Attributes:
+        payments, promises: all that live, and as many of the ended ones as readers are to see.
+        settled_hashes: every hash that we ever paid or claimed, whether its payment or promise is given or not (R11).
+    """
+
+    channels: tuple["Channel", ...] = ()
     payments: tuple[Payment, ...] = ()
     promises: tuple[Promise, ...] = ()
     forwards: tuple[Forward, ...] = ()
