@@ -91,6 +91,21 @@ def prepare_socket(data_dir: Path) -> Path:
     return path
 
 
+def is_locked(data_dir: Path) -> bool:
+    """Whether a process holds the data directory now."""
+    try:
+        handle = os.open(data_dir / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory while inside.

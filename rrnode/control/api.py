@@ -79,13 +79,14 @@ def _handle_errors(app: FastAPI) -> None:
 
     async def no_such_path(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _failure(error.status_code, str(error.detail), "see rrnode api for what there is")
+        sentence = "there is no such operation" if error.status_code == 404 else str(error.detail).lower()
+        return _failure(error.status_code, sentence, "see rrnode api for what there is")
 
     async def our_fault(request: Request, _error: Exception) -> Response:
         return _failure(
             500,
             f"the node failed at {request.method} {request.url.path} by a fault of its own; nothing was closed for it",
-            "see its log (rrnode status shows where), and report it",
+            "look at its log, and report it",
         )  # the server logs the exception with its traceback
 
     app.add_exception_handler(UserError, user_error)

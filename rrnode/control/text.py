@@ -1,25 +1,18 @@
 """Text forms of ids at the edge: peer ids as libp2p writes them, hashes in hex, transaction ids as explorers show them.
 
-A peer id in text is base58 of the libp2p identity multihash of a secp256k1 key: `00 25 08 02 12 21` and the 33 bytes
-of the compressed key (libp2p specification, "Peer IDs and keys").
+What is here raises `UserError`: it reads what a person typed. `rrnode.host.peer_text` has the form of peer ids itself.
 """
-
-from bitcoin.base58 import Base58Error
-from bitcoin.base58 import decode as base58_decode
-from bitcoin.base58 import encode as base58_encode
 
 from protocols import ids
 from protocols.errors import DecodeError
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from rrnode.errors import UserError
-
-_SECP256K1_IDENTITY = bytes.fromhex("002508021221")
-_PEER_TEXT_MAX = 80  # 39 bytes are 53 characters; more is refused before base58's slow arithmetic
+from rrnode.host.peer_text import from_text, split_address, to_text
 
 
 def peer_text(peer: PeerId) -> str:
     """A peer id as it stands at the end of a multiaddr."""
-    return str(base58_encode(_SECP256K1_IDENTITY + peer))
+    return to_text(peer)
 
 
 def parse_peer(text: str) -> PeerId:
@@ -28,27 +21,24 @@ def parse_peer(text: str) -> PeerId:
     Raises:
         UserError: neither.
     """
-    wanted = "a peer id looks like 16Uiu2HA..., as at the end of an address"
-    if len(text) == 66:
-        try:
-            return ids.peer_id(bytes.fromhex(text))
-        except (ValueError, DecodeError) as error:
-            raise UserError(f"{text!r} is not a peer id: {error}", wanted) from None
-    if not text or len(text) > _PEER_TEXT_MAX:
-        raise UserError(f"{text[:80]!r} is not a peer id", wanted)
     try:
-        raw = base58_decode(text)
-        if raw[:6] != _SECP256K1_IDENTITY:
-            raise UserError(f"{text!r} is not the peer id of a secp256k1 key", wanted)
-        return ids.peer_id(bytes(raw[6:]))
-    except (Base58Error, DecodeError, ValueError, UnicodeError) as error:
-        raise UserError(f"{text!r} is not a peer id: {error}", wanted) from None
+        if len(text) == 66:
+            return ids.peer_id(bytes.fromhex(text))
+        return from_text(text)
+    except (ValueError, DecodeError) as error:
+        raise UserError(
+            f"{text[:80]!r} is not a peer id: {error}", "a peer id looks like 16Uiu2HA..., as at the end of an address"
+        ) from None
 
 
 def peer_of_address(address: str) -> PeerId | None:
-    """The peer that a multiaddr names in its last `/p2p/` part, or None when it names none."""
-    head, found, tail = address.rpartition("/p2p/")
-    return parse_peer(tail) if found and head and "/" not in tail else None
+    """The peer that a multiaddr names in its last part, or None when it names none. Raises UserError."""
+    if "/p2p/" not in address:
+        return None
+    try:
+        return split_address(address)[1]
+    except DecodeError as error:
+        raise UserError(str(error), "an address looks like /ip4/192.0.2.7/tcp/9780/p2p/16Uiu2HA...") from None
 
 
 def _hex32(text: str, what: str) -> bytes:
