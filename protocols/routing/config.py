@@ -75,7 +75,7 @@ class RoutingConfig:
     max_wanted: int = 4096
     max_lifetime: int = 3600
     clock_skew: int = 30
-    max_waiting: int = 256
+    max_waiting: int = 64
     catch_up: int = 1024
     max_filters: int = 1024
     max_filters_total: int = 262_144

@@ -1,0 +1,335 @@
+"""Who is told what: quotes for routing neighbours and subscribers, each sent only where it lowers the price.
+
+Source: THEORY, steps 2 to 4; R1 (what both sides can carry), R2, R3 (split horizon, only lower), R5, R8, R13.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+
+from protocols.ids import PaymentHash, PeerId
+from protocols.routing.config import RoutingConfig
+from protocols.routing.events import PushOffers, RoutingEffect, SendOffers
+from protocols.routing.neighbours import NO_SLOT, Link, Neighbour
+from protocols.routing.pricing import Pricer
+from protocols.routing.subscriptions import Subscriptions
+from protocols.routing.table import Entry, Offer, Table
+from protocols.routing.views import Drop
+from protocols.units import MAX_MSAT, Amount, AssetId, BlockDelta, Msat, UnixTime
+from protocols.wire.routing import RoutingMessage
+
+MAX_PUSHED = 4096  # hashes per subscriber whose last push is remembered; beyond it the oldest may be pushed again
+_NOTHING = Msat(0)
+
+
+class Flood:
+    """A hash that we ask for as its payee. `sent` as in `Entry`."""
+
+    __slots__ = ("amount", "ceiling", "expiry", "hops", "lock_blocks", "sent")
+
+    def __init__(self, amount: Amount, lock_blocks: BlockDelta, hops: int, ceiling: Amount, expiry: UnixTime) -> None:
+        self.amount = amount
+        self.lock_blocks = lock_blocks
+        self.hops = hops
+        self.ceiling = ceiling
+        self.expiry = expiry
+        self.sent: list[Msat] = []
+
+
+class Quoter:
+    """Quotes gathered while one event is handled, then handed over as effects."""
+
+    def __init__(self, config: RoutingConfig, table: Table, subscriptions: Subscriptions) -> None:
+        self.config = config
+        self.pricer = Pricer(config.fee, config.asset_fees, config.rates)
+        self.table = table
+        self.subscriptions = subscriptions
+        self.neighbours: dict[PeerId, Neighbour] = {}
+        self.floods: dict[PaymentHash, Flood] = {}
+        self.dropped: Counter[Drop] = Counter()
+        self._routing: dict[AssetId, list[Link]] = {}  # links to be quoted, by asset
+        self._slots = 0
+        self._free_slots: list[int] = []
+        self._touched: list[Neighbour] = []
+
+    # --- who is to be quoted ----------------------------------------------------------------------------------------
+
+    def regroup(self) -> None:
+        """A neighbour came, went, or its channels changed: gather the links that quotes can go over."""
+        self._routing = {}
+        for neighbour in self.neighbours.values():
+            if neighbour.up and neighbour.routes:
+                for link in neighbour.links.values():
+                    if link.theirs > 0:
+                        if link.slot == NO_SLOT:
+                            link.slot = self._free_slots.pop() if self._free_slots else self._new_slot()
+                        self._routing.setdefault(link.asset, []).append(link)
+
+    def _new_slot(self) -> int:
+        self._slots += 1
+        return self._slots - 1
+
+    def forget_sent(self, neighbour: Neighbour) -> None:
+        """The neighbour's stream ended or began anew: it may have lost everything that we quoted."""
+        for link in neighbour.links.values():
+            link.pushed.clear()
+            link.withheld.clear()
+            if link.slot != NO_SLOT:
+                self.table.forget_sent(link.slot)
+                for flood in self.floods.values():
+                    if len(flood.sent) > link.slot:
+                        flood.sent[link.slot] = _NOTHING
+
+    def release(self, link: Link) -> None:
+        """The link is gone for good and holds no offers: its slot is free, after `forget_sent`."""
+        if link.slot != NO_SLOT:
+            self._free_slots.append(link.slot)
+            link.slot = NO_SLOT
+        self.table.detach(link)
+
+    def hash_gone(self, payment_hash: PaymentHash) -> None:
+        """No offer is left for this hash: a later one is pushed whatever its price."""
+        if self.subscriptions.count:
+            for peer in self.subscriptions.match(payment_hash):
+                for link in self.neighbours[peer].links.values():
+                    link.pushed.pop(payment_hash, None)
+
+    # --- quoting ----------------------------------------------------------------------------------------------------
+
+    def offer(self, entry: Entry, offer: Offer) -> None:
+        """A new or cheaper offer stands: quote it wherever that lowers the price."""
+        config = self.config
+        if not config.routes:
+            return
+        if offer.lock_blocks + config.delta > config.max_lock_blocks:
+            self.dropped[Drop.LOCK_TOO_LONG] += 1
+            return
+        source = offer.link.neighbour
+        if offer.hops_left > 0 and self._routing:
+            sent = entry.sent
+            if len(sent) < self._slots:
+                sent.extend([_NOTHING] * (self._slots - len(sent)))
+            touched = self._touched
+            for asset, links in self._routing.items():
+                message = self._message(entry.payment_hash, offer, asset)
+                if message is None:
+                    if self.pricer.terms(offer.link.asset, asset) is not None:
+                        self.dropped[Drop.ABOVE_CEILING] += 1
+                    continue
+                amount = message.amount_msat
+                for link in links:
+                    neighbour = link.neighbour
+                    if neighbour is source:
+                        continue
+                    last = sent[link.slot]
+                    if last and last <= amount:
+                        continue
+                    if amount > link.theirs:
+                        self._withhold(link, entry.payment_hash, amount)
+                        continue
+                    sent[link.slot] = Msat(amount)
+                    if not neighbour.outgoing:
+                        touched.append(neighbour)
+                    neighbour.outgoing.append(message)
+        if self.subscriptions.count:
+            for peer in self.subscriptions.match(entry.payment_hash):
+                subscriber = self.neighbours[peer]
+                if subscriber is source or (subscriber.up and subscriber.routes):
+                    continue
+                for link in subscriber.links.values():
+                    message = self._message(entry.payment_hash, offer, link.asset)
+                    if message is not None:
+                        self._push(link, message, again=False)
+
+    def flood(self, payment_hash: PaymentHash, flood: Flood) -> None:
+        """We are the payee: ask every neighbour that could bring the amount, and may be told (R13)."""
+        for link in self._routing.get(flood.amount.asset, ()):
+            self._send_flood(payment_hash, flood, link)
+        if self.subscriptions.count:
+            for peer in self.subscriptions.match(payment_hash):
+                subscriber = self.neighbours[peer]
+                if not (subscriber.up and subscriber.routes) and flood.amount.asset in subscriber.links:
+                    link = subscriber.links[flood.amount.asset]
+                    self._push(link, self._flood_message(payment_hash, flood), again=False)
+
+    def again(self, entry: Entry, now: UnixTime) -> None:
+        """An offer of this hash has ended: the quotes that rested on it have too, so quote the best of what is left."""
+        entry.sent.clear()
+        self.hash_gone(entry.payment_hash)
+        for links in self._routing.values():
+            for link in links:
+                self._send_best(entry, link, now)
+        if self.subscriptions.count:
+            self.push_best(self.subscriptions.match(entry.payment_hash), (entry.payment_hash,), now, again=False)
+
+    def catch_up(self, neighbour: Neighbour, now: UnixTime) -> None:
+        """The neighbour can be quoted now and could not before: tell it of what is newest, oldest of it first."""
+        newest = list(islice(reversed(self.table.entries.values()), self.config.catch_up))
+        for link in neighbour.links.values():
+            if link in self._routing.get(link.asset, ()):
+                for payment_hash, flood in self.floods.items():
+                    if flood.amount.asset == link.asset:
+                        self._send_flood(payment_hash, flood, link)
+                for entry in reversed(newest):
+                    self._send_best(entry, link, now)
+
+    def look_again(self, link: Link, now: UnixTime) -> None:
+        """The neighbour can pay more than before: quote what was withheld for that (R1)."""
+        for payment_hash, amount in list(link.withheld.items()):
+            if amount <= link.theirs:
+                del link.withheld[payment_hash]
+                if not (link.neighbour.up and link.neighbour.routes):
+                    if link.neighbour.peer in self.subscriptions.match(payment_hash):
+                        message = self.best(payment_hash, link, now)
+                        if message is not None:
+                            self._push(link, message, again=False)
+                    continue
+                flood = self.floods.get(payment_hash)
+                entry = self.table.entries.get(payment_hash)
+                if flood is not None:
+                    self._send_flood(payment_hash, flood, link)
+                elif entry is not None:
+                    self._send_best(entry, link, now)
+
+    def push_best(
+        self, subscribers: Iterable[PeerId], hashes: Iterable[PaymentHash], now: UnixTime, *, again: bool
+    ) -> None:
+        """Push the best quote for each of these hashes; `again`: even when it was pushed before."""
+        hashes = tuple(hashes)
+        for peer in subscribers:
+            neighbour = self.neighbours[peer]
+            if not again and neighbour.up and neighbour.routes:
+                continue
+            for payment_hash in hashes:
+                for link in neighbour.links.values():
+                    message = self.best(payment_hash, link, now)
+                    if message is not None:
+                        self._push(link, message, again=again)
+
+    def best(
+        self, payment_hash: PaymentHash, link: Link, now: UnixTime, *, flooding: bool = False
+    ) -> RoutingMessage | None:
+        """The best quote that this link could be given now, whether or not it can pay it.
+
+        Args:
+            flooding: only offers that may travel on; a subscriber has asked, so the hop budget does not stop it there.
+        """
+        flood = self.floods.get(payment_hash)
+        if flood is not None:
+            return self._flood_message(payment_hash, flood) if flood.amount.asset == link.asset else None
+        entry = self.table.entries.get(payment_hash)
+        if entry is None or not self.config.routes:
+            return None
+        config = self.config
+        best: RoutingMessage | None = None
+        for offer in entry.offers:
+            if (
+                offer.link.neighbour is link.neighbour
+                or not self.carries(offer, now - config.clock_skew)
+                or (flooding and offer.hops_left == 0)
+                or offer.lock_blocks + config.delta > config.max_lock_blocks
+            ):
+                continue
+            message = self._message(payment_hash, offer, link.asset)
+            if message is not None and (
+                best is None or (message.amount_msat, message.lock_blocks) < (best.amount_msat, best.lock_blocks)
+            ):
+                best = message
+        return best
+
+    @staticmethod
+    def carries(offer: Offer, since: int) -> bool:
+        """Whether an HTLC could be locked to this offer: its neighbour up, our side rich enough, not ended (R1, R4)."""
+        link = offer.link
+        return link.neighbour.up and offer.amount <= link.ours and offer.expiry >= since
+
+    def effects(self) -> list[RoutingEffect]:
+        """Hand over what was gathered since the last time."""
+        found: list[RoutingEffect] = []
+        for neighbour in self._touched:
+            if neighbour.outgoing:
+                found.append(SendOffers(neighbour=neighbour.peer, offers=tuple(neighbour.outgoing)))
+                neighbour.outgoing.clear()
+            if neighbour.pushes:
+                found.append(PushOffers(subscriber=neighbour.peer, offers=tuple(neighbour.pushes)))
+                neighbour.pushes.clear()
+        self._touched.clear()
+        return found
+
+    # --- one message ------------------------------------------------------------------------------------------------
+
+    def _message(self, payment_hash: PaymentHash, offer: Offer, asset: AssetId) -> RoutingMessage | None:
+        terms = self.pricer.terms(offer.link.asset, asset)
+        if terms is None:
+            return None
+        quote = -(-(offer.amount * terms[0] + terms[1]) // terms[2])  # R2: rounded up
+        if quote > MAX_MSAT or (quote > offer.ceiling and offer.ceiling_asset == asset):
+            return None  # R8: only whoever quotes in the ceiling's asset can apply it
+        hops = offer.hops_left
+        return RoutingMessage(
+            payment_hash,
+            asset,
+            quote,
+            offer.lock_blocks + self.config.delta,
+            hops - 1 if hops else 0,
+            offer.ceiling,
+            offer.ceiling_asset,
+            offer.expiry,
+        )
+
+    @staticmethod
+    def _flood_message(payment_hash: PaymentHash, flood: Flood) -> RoutingMessage:
+        return RoutingMessage(
+            payment_hash=payment_hash,
+            asset=flood.amount.asset,
+            amount_msat=flood.amount.msat,
+            lock_blocks=flood.lock_blocks,
+            hops_left=flood.hops,
+            ceiling_msat=flood.ceiling.msat,
+            ceiling_asset=flood.ceiling.asset,
+            expiry=flood.expiry,
+        )
+
+    def _send_flood(self, payment_hash: PaymentHash, flood: Flood, link: Link) -> None:
+        self._send(payment_hash, flood.sent, link, self._flood_message(payment_hash, flood))
+
+    def _send_best(self, entry: Entry, link: Link, now: UnixTime) -> None:
+        message = self.best(entry.payment_hash, link, now, flooding=True)
+        if message is not None:
+            self._send(entry.payment_hash, entry.sent, link, message)
+
+    def _send(self, payment_hash: PaymentHash, sent: list[Msat], link: Link, message: RoutingMessage) -> None:
+        if len(sent) < self._slots:
+            sent.extend([_NOTHING] * (self._slots - len(sent)))
+        amount = Msat(message.amount_msat)
+        last = sent[link.slot]
+        if last and last <= amount:
+            return
+        if amount > link.theirs:
+            self._withhold(link, payment_hash, amount)
+            return
+        sent[link.slot] = amount
+        neighbour = link.neighbour
+        self._touched.append(neighbour)
+        neighbour.outgoing.append(message)
+
+    def _push(self, link: Link, message: RoutingMessage, *, again: bool) -> None:
+        payment_hash = PaymentHash(message.payment_hash)
+        last = link.pushed.get(payment_hash)
+        if not again and last is not None and last <= message.amount_msat:
+            return
+        if message.amount_msat > link.theirs:
+            self._withhold(link, payment_hash, message.amount_msat)
+            return
+        link.pushed.pop(payment_hash, None)
+        if len(link.pushed) >= MAX_PUSHED:
+            del link.pushed[next(iter(link.pushed))]
+        link.pushed[payment_hash] = Msat(message.amount_msat)
+        self._touched.append(link.neighbour)
+        link.neighbour.pushes.append(message)
+
+    def _withhold(self, link: Link, payment_hash: PaymentHash, amount: int) -> None:
+        link.withheld.pop(payment_hash, None)
+        if len(link.withheld) >= self.config.max_waiting:
+            del link.withheld[next(iter(link.withheld))]
+        link.withheld[payment_hash] = Msat(amount)
