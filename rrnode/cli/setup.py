@@ -98,7 +98,6 @@ def init(
         host__listen=listen,
         host__keep=keep,
         chain__url=rpc,
-        chain__kind="bitcoind" if rpc or cookie else None,
         chain__cookie_file=cookie,
         set_=assign,
     )

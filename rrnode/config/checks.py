@@ -21,14 +21,18 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _addresses(settings)
     yield from _locks(settings)
     yield from _channels(settings)
+    seen = set()
     for text in settings.assets.rates:
         try:
-            parse_rate(text)
+            rate = parse_rate(text)
+            if (rate.downstream, rate.upstream) in seen:
+                yield "assets", "rates", "and names a pair of assets twice", "remove one"
+            seen.add((rate.downstream, rate.upstream))
         except ValueError:
             yield (
                 "assets",
                 "rates",
-                f"and {text[:80]!r} is no exchange rate, wanted: incoming asset, outgoing asset, ratio",
+                f"and {text[:80]!r} is no exchange rate, wanted: asset that comes in, asset that goes out, ratio",
                 'for example "signet regtest 3/2"; assets are ' + ", ".join(NETWORKS) + " or a block hash",
             )
 
@@ -52,6 +56,8 @@ def _chain(settings: Settings) -> Iterator[Problem]:
             f"and the embedded chain is regtest only, not {settings.node.network}",
             'set chain.kind = "bitcoind"',
         )
+    if chain.kind == "kernel" and chain.url:
+        yield "chain", "kind", "and chain.url says where a bitcoind is: wanted one of the two", "remove one"
     url = urlsplit(settings.rpc_url)
     try:
         url_good = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)

@@ -184,6 +184,8 @@ def load(
     merged = {
         place: (value, Source(f"default of {network}")) for place, value in NETWORK_DEFAULTS.get(network, {}).items()
     }
+    if any(("chain", key) in values for key in ("url", "cookie_file", "user", "zmq")):
+        merged.pop(("chain", "kind"), None)  # whoever says where a bitcoind is means to use it
     merged |= values
     sections = {
         name: kind(**{key: value for (section, key), (value, _) in merged.items() if section == name})

@@ -12,7 +12,11 @@ from typing import Any, get_type_hints
 
 from bootstrap.networks import NETWORKS, Network
 from protocols.channel.events import ChannelConfig
+from protocols.payment.config import EngineConfig
 from protocols.payment.events import ForwardPolicy
+from protocols.payment.payer import WaitPolicy
+from protocols.routing.config import RoutingConfig
+from protocols.routing.pricing import FeePolicy, Rate
 from protocols.units import MAX_MSAT, MAX_SAT, AssetId, BlockDelta, Msat, Sat
 from rrnode.errors import UserError
 
@@ -185,7 +189,8 @@ class AssetSettings:
     """Coins of several chains. An asset is a network's name or the hash of its first block, as explorers show it."""
 
     rates: tuple[str, ...] = setting(
-        (), 'exchange rates, e.g. "signet regtest 3/2": who sends us 2 msat of signet is carried on with 3 of regtest'
+        (),
+        'exchange rates for payments carried from one coin to another, e.g. "signet regtest 3/2": 3 msat of signet, sent to us, for each 2 of regtest that leave',
     )
 
 
@@ -194,11 +199,10 @@ class LimitSettings:
     """Upper bounds, so that nobody can use up this machine."""
 
     max_channels: int = setting(1_000, "channels that live at once", low=1, high=100_000)
+    max_channels_per_peer: int = setting(32, "of these, with one peer", low=1, high=100_000)
     max_peers: int = setting(2_000, "connections at once", low=1, high=100_000)
     max_clients: int = setting(1_000, "peers served with subscriptions at once", low=0, high=100_000)
-    table_hashes: int = setting(
-        100_000, "payment hashes in the routing table (about a kilobyte each)", low=100, high=10_000_000
-    )
+    table_offers: int = setting(65_536, "offers in the routing table (some 600 bytes each)", low=64, high=10_000_000)
     max_payments: int = setting(1_000, "payments of our own under way at once", low=1, high=100_000)
     max_promises: int = setting(10_000, "requests of ours that wait to be paid at once", low=1, high=1_000_000)
 
@@ -219,16 +223,6 @@ class StorageSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """`numerator/denominator` msat of `outgoing` for each msat of `incoming`."""
-
-    incoming: AssetId
-    outgoing: AssetId
-    numerator: int
-    denominator: int
-
-
 def _parse_asset(text: str) -> AssetId:
     if text in NETWORKS:
         return NETWORKS[text].genesis
@@ -239,20 +233,17 @@ def _parse_asset(text: str) -> AssetId:
 
 
 def parse_rate(text: str) -> Rate:
-    """An exchange rate as configured, e.g. `signet regtest 3/2`. Raises ValueError."""
-    incoming, outgoing, ratio = text.split()
+    """An exchange rate as configured: `signet regtest 3/2` wants 3 msat of signet for 2 of regtest. Raises ValueError."""
+    upstream, downstream, ratio = text.split()
     numerator, _, denominator = ratio.partition("/")
     if not numerator.isdecimal() or not (denominator or "1").isdecimal():
         raise ValueError(text)
-    rate = Rate(
-        incoming=_parse_asset(incoming),
-        outgoing=_parse_asset(outgoing),
-        numerator=int(numerator),
-        denominator=int(denominator or "1"),
-    )
-    if not 0 < rate.numerator <= _LIMIT or not 0 < rate.denominator <= _LIMIT or rate.incoming == rate.outgoing:
+    wanted, carried = int(numerator), int(denominator or "1")
+    if not 0 < wanted <= _LIMIT or not 0 < carried <= _LIMIT or _parse_asset(upstream) == _parse_asset(downstream):
         raise ValueError(text)
-    return rate
+    return Rate(
+        upstream=_parse_asset(upstream), downstream=_parse_asset(downstream), numerator=wanted, denominator=carried
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,11 +334,33 @@ class Settings:
             max_dust_exposure=c.max_dust_exposure_msat,
         )
 
-    def forward_policy(self) -> ForwardPolicy:
+    def engine_config(self) -> EngineConfig:
         """What the payment engine needs of it."""
-        return ForwardPolicy(
-            lock_delta=self.locks.lock_delta, final_lock=self.locks.final_lock, max_lock=self.locks.max_lock
+        locks, limits = self.locks, self.limits
+        return EngineConfig(
+            channel=self.channel_config(),
+            forward=ForwardPolicy(lock_delta=locks.lock_delta, final_lock=locks.final_lock, max_lock=locks.max_lock),
+            chain_reserve=self.channels.chain_reserve_sat,
+            max_channels=limits.max_channels,
+            max_channels_per_peer=limits.max_channels_per_peer,
+            max_payments=limits.max_payments,
+            max_promises=limits.max_promises,
         )
+
+    def routing_config(self) -> RoutingConfig:
+        """What the routing engine needs of it."""
+        return RoutingConfig(
+            routes=self.roles.route,
+            fee=FeePolicy(base_msat=self.fees.base_msat, ppm=self.fees.ppm),
+            rates=self.rates,
+            delta=self.locks.lock_delta,
+            max_lock_blocks=self.locks.max_lock,
+            max_offers=self.limits.table_offers,
+        )
+
+    def wait_policy(self) -> WaitPolicy:
+        """When a payer is satisfied, unless the user says otherwise."""
+        return WaitPolicy(quiet=self.wait.quiet_ms, maximum=self.wait.maximum_ms, good_enough=self.wait.good_enough_ppm)
 
     def max_fee_for(self, amount: Msat) -> Msat:
         """Most to pay in fees for an amount unless the user says otherwise, rounded down."""
