@@ -24,6 +24,55 @@ from protocols.ids import PeerId
 HEARTBEAT_EVERY = 8.0  # seconds without hearing anything before a ping goes out
 LOST_AFTER = 25.0  # seconds of silence after which the peer is lost (issue: within 30 s)
 QUEUE_FRAMES = 256  # frames queued per stream and direction before back-pressure
+QUEUE_BYTES = 1 << 20  # bytes queued likewise: what one stream of a slow or hostile peer may make us hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """Limits and deadlines of a host, in seconds where not said otherwise; the defaults are for a real network.
+
+    Attributes:
+        heartbeat_every: silence before a ping goes out.
+        lost_after: silence after which a peer is lost.
+        dial_timeout: for one whole dial, `Hello` included.
+        hello_timeout: how long an inbound connection may stay without its `Hello`.
+        stall_after: how long one write may take before its stream is dropped (LIBP2P.md B9).
+        close_timeout: for polite ends: goodbye, flush, close.
+        crossing_wait: how long the lower peer id lets its own dial finish before it takes the other's instead.
+        queue_frames, queue_bytes: bound of each stream's queue, per direction.
+        max_connections: links and handshakes, inbound, in all.
+        max_per_address: inbound connections of one IP address.
+        max_streams: open streams of one peer.
+        listen_backlog: of the listening socket.
+    """
+
+    heartbeat_every: float = HEARTBEAT_EVERY
+    lost_after: float = LOST_AFTER
+    dial_timeout: float = 10.0
+    hello_timeout: float = 10.0
+    stall_after: float = 30.0
+    close_timeout: float = 5.0
+    crossing_wait: float = 2.0
+    queue_frames: int = QUEUE_FRAMES
+    queue_bytes: int = QUEUE_BYTES
+    max_connections: int = 2000
+    max_per_address: int = 64
+    max_streams: int = 64
+    listen_backlog: int = 256
+
+
+@dataclass(slots=True)
+class HostCounters:
+    """What went wrong so far, for `rrnode status` and metrics; each only grows."""
+
+    bad_frames: int = 0  # streams ended for bytes that were no frames
+    bad_messages: int = 0  # streams ended because their handler met a `PeerProtocolError`
+    handler_errors: int = 0  # streams ended because their handler raised anything else: our bug
+    refused_connections: int = 0  # above a limit, before any handshake
+    refused_streams: int = 0
+    refused_peers: int = 0  # another network, or no `Hello`
+    stalled_streams: int = 0
+    lost_peers: int = 0  # by silence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +87,8 @@ class PeerConnected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLost:
-    """The last link to this peer is gone. `reason` is for logs."""
+    """The link to this peer is gone. `reason` is for logs. When a newer connection took its place, `PeerConnected`
+    follows at once: streams must be opened anew."""
 
     peer: PeerId
     reason: str
@@ -88,6 +138,7 @@ class Host(ABC):
     """Identity, links to peers, and streams on them."""
 
     peer_id: PeerId
+    counters: HostCounters
 
     @abstractmethod
     def running(self) -> AbstractAsyncContextManager[None]:
