@@ -48,8 +48,8 @@ class KeyTree:
         coin = 0 if network.name == MAINNET.name else 1
         root = SecretNode.master(seed_of_words(self._words))
         own = root.derive(f"{PURPOSE}'/{coin}'")
-        account = root.derive(f"84'/{coin}'/0'").public()
-        self._receiving, self._change = account.child(0), account.child(1)
+        self._account = root.derive(f"84'/{coin}'/0'")
+        self._receiving, self._change = self._account.public().child(0), self._account.public().child(1)
         self._identity = own.derive("0'")
         self._channels = own.derive("1'")
         self._channel_keys = lru_cache(maxsize=_CACHED_CHANNELS)(self._derive_channel_keys)
@@ -68,6 +68,10 @@ class KeyTree:
     def wallet_key(self, index: int, *, change: bool = False) -> bytes:
         """The 33-byte public key of a wallet address."""
         return (self._change if change else self._receiving).child(index).key
+
+    def wallet_secret(self, index: int, *, change: bool = False) -> bytes:
+        """The 32-byte secret of a wallet address."""
+        return self._account.child(int(change)).child(index).secret
 
     def channel_keys(self, key_index: int) -> ChannelKeys:
         """The keys of the channel that uses this index. Raises ValueError outside 0 to 2^31 - 1."""

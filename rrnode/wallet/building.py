@@ -158,7 +158,7 @@ class Builder:
             ),
             bdk.IndexerChangeSet(last_revealed={}),
         )
-        highest = max((coin.place.index for coin, _ in coins), default=0)
+        highest = max((coin.place.number for coin, _ in coins), default=0)
         return bdk.Wallet.load(*self._descriptors, bdk.Persister.custom(_Fixed(state)), highest + 1)
 
 

@@ -10,10 +10,10 @@ LOOK_AHEAD = 100  # unused addresses in a row that a restore from the words stil
 
 
 class Place(NamedTuple):
-    """An address of ours: `m/84'/coin'/0'/change/index`."""
+    """An address of ours: `m/84'/coin'/0'/change/number`."""
 
     change: bool
-    index: int
+    number: int
 
 
 class Scripts:
@@ -48,7 +48,7 @@ class Scripts:
 
     def script(self, place: Place) -> bytes:
         """The P2WPKH script of an address, whether in sight or not."""
-        return p2wpkh(self._keys.wallet_key(place.index, change=place.change))
+        return p2wpkh(self._keys.wallet_key(place.number, change=place.change))
 
     def next(self, *, change: bool) -> int:
         """First index never given out."""
@@ -64,8 +64,8 @@ class Scripts:
     def used(self, place: Place) -> None:
         """A transaction pays it, so it counts as given out (which is how a restore finds its way)."""
         self._used.add(place)
-        if place.index >= self._next[place.change]:
-            self._next[place.change] = place.index + 1
+        if place.number >= self._next[place.change]:
+            self._next[place.change] = place.number + 1
             self._extend()
 
     def is_used(self, place: Place) -> bool:

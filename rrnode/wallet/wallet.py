@@ -9,19 +9,20 @@ tell again (transactions, the cursor) is written by `flush`.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import trio
-from coincurve import PrivateKey
 
 from protocols.errors import MisuseError
-from protocols.ids import ChannelId, Txid
+from protocols.ids import ChannelId, Txid, channel_id_of
+from protocols.onchain import ec
 from protocols.onchain import tx as onchain
 from protocols.onchain.scripts import p2wpkh_code
 from protocols.units import MAX_SAT, BlockHeight, FeeRate, Sat, UnixTime
 from rrnode.chain.fees import FeeCoin
-from rrnode.chain.parse import Tx, outpoint, parse_transaction
+from rrnode.chain.parse import Tx, outpoint
 from rrnode.chain.verify import check_transaction
 from rrnode.errors import UserError
 from rrnode.keys import KeyTree
@@ -30,6 +31,8 @@ from rrnode.wallet.building import Builder, Built
 from rrnode.wallet.ledger import BlockPlace, Coin, Entry, Ledger
 from rrnode.wallet.scripts import LOOK_AHEAD, Place, Scripts
 
+_FUNDING = b"funding:"  # followed by the temporary and the permanent channel id
+_FEES = b"fees:"  # followed by the purpose
 DUST = Sat(546)
 SETTLED_DEPTH = 100  # blocks after which a spent coin's reservation is cleaned away
 
@@ -80,43 +83,410 @@ class Wallet:
         self,
         keys: KeyTree,
         state: WalletState,
-        write: Callable[[WalletChanges], None] | None,
+        write: Callable[[WalletChanges], None] | None = None,
         *,
-        now: Callable[[], UnixTime],
+        now: Callable[[], float] = time.time,
         look_ahead: int = LOOK_AHEAD,
     ) -> None:
-        raise NotImplementedError
+        self._keys, self._now = keys, now
+        self._write = write or (lambda changes: None)
+        self._builder = Builder(keys)
+        self._scripts = Scripts(
+            keys, next_receiving=state.next_receiving, next_change=state.next_change, look_ahead=look_ahead
+        )
+        self._ledger = Ledger(self._scripts, state.transactions)
+        self._held = {outpoint(coin.txid, coin.index): coin for coin in state.set_aside}
+        self._free_indexes = set(state.free_indexes)
+        self._address = state.address
+        self._change_for = dict(state.change_for)
+        self._cursor = state.cursor
+        self._reserve = Sat(0)
+        self._lock = threading.RLock()
 
     @classmethod
     def open(
-        cls, keys: KeyTree, store: Store, *, now: Callable[[], UnixTime], look_ahead: int = LOOK_AHEAD
+        cls, keys: KeyTree, store: Store, *, now: Callable[[], float] = time.time, look_ahead: int = LOOK_AHEAD
     ) -> "Wallet":
-        """The wallet kept in a store."""
-        raise NotImplementedError
+        """The wallet kept in a store. Raises StorageFailed."""
+        return cls(keys, store.load_wallet(), store.write_wallet, now=now, look_ahead=look_ahead)
 
-    # following the chain
-    def watch_scripts(self) -> frozenset[bytes]: ...
-    def cursor(self) -> Cursor | None: ...
-    def take_block(self, block: BlockPlace, transactions: Iterable[Tx]) -> bool: ...
-    def undo_blocks(self, from_height: BlockHeight, new_tip: Cursor) -> bool: ...
-    def take_mempool(self, transactions: Iterable[Tx]) -> bool: ...
-    def mempool_is(self, present: frozenset[Txid]) -> bool: ...
-    def flush(self) -> None: ...
+    # --- following the chain ------------------------------------------------------------------------------------------
 
-    # addresses
-    def address(self) -> str: ...
-    def script_at(self, key_index: int) -> bytes: ...
-    def reserve_key_index(self) -> int: ...
-    def give_back_key_index(self, key_index: int) -> None: ...
+    def watch_scripts(self) -> frozenset[bytes]:
+        """Every script that could pay us: addresses given out, and `look_ahead` more of each kind."""
+        with self._lock:
+            return frozenset(self._scripts)
 
-    # spending
-    def keep_reserve(self, reserve: Sat) -> None: ...
-    def balance(self) -> Balance: ...
-    def confirmed_for_fees(self) -> Sat: ...
-    def send(self, address: str, amount: Sat | None, feerate: FeeRate, *, from_reserve: bool = False) -> Sent: ...
-    def forget(self, txid: Txid) -> None: ...
-    def unpublished(self) -> tuple[bytes, ...]: ...
-    def build_funding(
-        self, channel_id: ChannelId, script: bytes, amount: Sat, feerate: FeeRate
-    ) -> tuple[bytes, int]: ...
-    def release(self, channel_id: ChannelId) -> None: ...
+    def cursor(self) -> Cursor | None:
+        """The last block taken in; None before the first."""
+        return self._cursor
+
+    def take_block(self, block: BlockPlace, transactions: Iterable[Tx]) -> bool:
+        """The next block of the best chain, with all its transactions (or all that touch `watch_scripts` or our coins).
+
+        Returns:
+            Whether it concerns us. What it changed is on disk after `flush`.
+        """
+        with self._lock:
+            concerned = self._ledger.take_block(block, transactions)
+            self._cursor = (block.height, block.hash)
+            return concerned
+
+    def undo_blocks(self, from_height: BlockHeight, parent: bytes) -> bool:
+        """A reorganisation: blocks from this height on are gone, `parent` is the block below. Gives whether it concerns us."""
+        with self._lock:
+            self._cursor = (from_height - 1, parent)
+            return self._ledger.undo_blocks(from_height)
+
+    def take_mempool(self, transactions: Iterable[Tx]) -> bool:
+        """Unconfirmed transactions that appeared; gives whether one concerns us."""
+        with self._lock:
+            return self._ledger.take_unconfirmed(transactions, UnixTime(int(self._now())))
+
+    def mempool_is(self, present: Container[Txid]) -> bool:
+        """The whole mempool: what others sent us and is in it no more is forgotten. Gives whether anything was."""
+        with self._lock:
+            return self._ledger.drop_missing(present)
+
+    def flush(self) -> None:
+        """Put what the chain told on disk, in one transaction. Raises StorageFailed."""
+        with self._lock:
+            changed, dropped = self._ledger.taken()
+            done = self._done_coins()
+            self._write(
+                WalletChanges(
+                    transactions=changed,
+                    dropped=dropped,
+                    released_coins=tuple((coin.txid, coin.index) for coin in done),
+                    next_receiving=self._scripts.next(change=False),
+                    next_change=self._scripts.next(change=True),
+                    cursor=self._cursor,
+                )
+            )
+            for coin in done:
+                del self._held[outpoint(coin.txid, coin.index)]
+
+    def _done_coins(self) -> list[SetAside]:
+        """Coins set aside whose spend is buried for good."""
+        tip = self._cursor[0] if self._cursor else 0
+        done = []
+        for point, held in self._held.items():
+            height = self._ledger.spent_height(point)
+            if height is not None and tip - height >= SETTLED_DEPTH:
+                done.append(held)
+        return done
+
+    # --- addresses ----------------------------------------------------------------------------------------------------
+
+    def address(self) -> str:
+        """The address to show to people: the same until it is paid, so that a restore need not look far."""
+        with self._lock:
+            if self._address is None or self._scripts.is_used(Place(False, self._address)):
+                index = self._scripts.give_out(change=False)
+                self._write(WalletChanges(next_receiving=self._scripts.next(change=False), address=index))
+                self._address = index
+            return self._builder.address_of(self.script_at(self._address))
+
+    def script_at(self, key_index: int) -> bytes:
+        """The P2WPKH script of a receiving address; of a channel's key index: where its coins come home."""
+        return self._scripts.script(Place(False, key_index))
+
+    def reserve_key_index(self) -> int:
+        """A key index for a new channel, never used before; on disk when this returns. Raises StorageFailed."""
+        with self._lock:
+            if self._free_indexes:
+                index = min(self._free_indexes)
+                left = tuple(sorted(self._free_indexes - {index}))
+                self._write(WalletChanges(free_indexes=left))
+                self._free_indexes.discard(index)
+                return index
+            index = self._scripts.give_out(change=False)
+            self._write(WalletChanges(next_receiving=self._scripts.next(change=False)))
+            return index
+
+    def give_back_key_index(self, key_index: int) -> None:
+        """Nobody has seen the keys of this index (the channel was refused at once): the next channel may have it.
+
+        Else a peer could burn indexes by asking for channels, and a restore from the words would stop short.
+        """
+        with self._lock:
+            if key_index >= self._scripts.next(change=False) or self._scripts.is_used(Place(False, key_index)):
+                return
+            free = self._free_indexes | {key_index}
+            self._write(WalletChanges(free_indexes=tuple(sorted(free))))
+            self._free_indexes = free
+
+    # --- balances -----------------------------------------------------------------------------------------------------
+
+    def keep_reserve(self, reserve: Sat) -> None:
+        """Keep at least so much back from `send` and `build_funding`: what closing every channel could cost."""
+        self._reserve = reserve
+
+    def balance(self) -> Balance:
+        """What there is, and what of it can be spent."""
+        with self._lock:
+            confirmed = set_aside = pending = immature = spendable = 0
+            for coin in self._ledger.coins():
+                if coin.height is None:
+                    pending += coin.value
+                elif not self._is_mature(coin):
+                    immature += coin.value
+                else:
+                    confirmed += coin.value
+                    if coin.outpoint in self._held:
+                        set_aside += coin.value
+            spendable = sum(coin.value for coin in self._spendable())
+            reserve = min(self._reserve, confirmed - set_aside)
+            return Balance(
+                confirmed=Sat(confirmed),
+                set_aside=Sat(set_aside),
+                reserve=Sat(reserve),
+                pending=Sat(pending),
+                immature=Sat(immature),
+                spendable=Sat(max(0, spendable - self._reserve)),
+            )
+
+    def confirmed_for_fees(self) -> Sat:
+        """Confirmed coins that are free to pay for closing channels."""
+        with self._lock:
+            return Sat(sum(coin.value for coin in self._free_confirmed()))
+
+    def _is_mature(self, coin: Coin) -> bool:
+        return self._ledger.is_mature(coin, self._tip())
+
+    def _tip(self) -> BlockHeight:
+        return BlockHeight(self._cursor[0] if self._cursor else 0)
+
+    def _free_confirmed(self) -> list[Coin]:
+        return [each for each in self._ledger.coins() if each.outpoint not in self._held and self._is_mature(each)]
+
+    def _spendable(self) -> list[Coin]:
+        ours = [
+            coin
+            for coin in self._ledger.coins()
+            if coin.height is None and coin.outpoint not in self._held and self._ledger.trusts(coin)
+        ]
+        return self._free_confirmed() + ours
+
+    # --- spending -----------------------------------------------------------------------------------------------------
+
+    def send(self, address: str, amount: Sat | None, feerate: FeeRate, *, from_reserve: bool = False) -> Sent:
+        """Build and sign a payment; its coins count as spent from now on.
+
+        Args:
+            amount: None sends everything that can be spent.
+            from_reserve: also spend what is kept for closing channels.
+
+        Raises:
+            UserError: no such address, too little, or the reserve would be touched; one plain sentence.
+            StorageFailed: nothing is spent.
+        """
+        with self._lock:
+            target = self._builder.script_of(address)
+            keep = Sat(0) if from_reserve else self._reserve
+            if amount is None:
+                built = self._build([], target, feerate, keep=keep)
+            else:
+                built = self._build([(target, amount)], None, feerate, keep=keep)
+            sent = amount or Sat(next((each.value for each in built.tx.outputs if each.script == target), 0))
+            self._ledger.take_unconfirmed([built.tx], UnixTime(int(self._now())))
+            self.flush()
+            return Sent(transaction=built.tx.raw, txid=built.tx.txid, amount=sent, fee=built.fee)
+
+    def unpublished(self) -> tuple[bytes, ...]:
+        """Our own sends that are in no block, oldest first: to be published again at each new block."""
+        with self._lock:
+            return tuple(each.tx.raw for each in self._ledger.unconfirmed() if self._ledger.is_ours(each.tx))
+
+    def forget(self, txid: Txid) -> None:
+        """A send that the network refused will never confirm: its coins are free again. Raises StorageFailed."""
+        with self._lock:
+            entry = self._ledger.entry(txid)
+            if entry is None:
+                return
+            if entry.block is not None:
+                raise MisuseError(f"transaction {txid[::-1].hex()} is in a block and cannot be forgotten")
+            self._ledger.drop(txid)
+            self.flush()
+
+    def build_funding(self, channel_id: ChannelId, script: bytes, amount: Sat, feerate: FeeRate) -> tuple[bytes, int]:
+        """Build and sign a channel's funding transaction. Its coins are set aside, on disk, when this returns.
+
+        Args:
+            channel_id: the temporary one; `release` takes this or the permanent one.
+
+        Returns:
+            The transaction and the index of the funding output.
+
+        Raises:
+            UserError: too little can be spent; a sentence for the user.
+            StorageFailed: nothing is set aside.
+        """
+        with self._lock:
+            self.release(channel_id)  # an earlier try, whose transaction the caller never got
+            built = self._build([(script, amount)], None, feerate, keep=self._reserve)
+            places = [
+                place for place, out in enumerate(built.tx.outputs) if (out.script, out.value) == (script, amount)
+            ]
+            if len(places) != 1:
+                raise MisuseError(f"{len(places)} outputs of a funding transaction look like the funding, 1 wanted")
+            holder = _FUNDING + channel_id + channel_id_of(built.tx.txid, places[0])
+            self._set_aside(holder, built.spent, next_change=self._scripts.next(change=True))
+            return built.tx.raw, places[0]
+
+    def release(self, channel_id: ChannelId) -> None:
+        """The funding of this channel will never be published: its coins are free again. Idempotent."""
+        with self._lock:
+            holders = {
+                coin.holder
+                for coin in self._held.values()
+                if coin.holder.startswith(_FUNDING) and channel_id in _channels_of(coin.holder)
+            }
+            for holder in holders:
+                self._release(holder)
+
+    def _build(self, pay: list[tuple[bytes, Sat]], rest: bytes | None, feerate: FeeRate, *, keep: Sat) -> Built:
+        """Pay, with change to us; or everything to `rest`. `keep` stays with us in any case."""
+        coins = self._spendable()
+        available = sum(coin.value for coin in coins)
+        change_index = self._scripts.next(change=True)
+        change = self._scripts.script(Place(True, change_index))
+        if rest is not None and keep >= DUST:
+            pay = [(change, keep)]
+        for _, value in pay:
+            if not 0 < value <= MAX_SAT:
+                raise UserError(f"{value} sat is no amount that can be sent")
+        built = self._builder.build(
+            coins=[(coin, self._entry_of(coin)) for coin in coins],
+            pay=pay,
+            rest=change if rest is None else rest,
+            everything=rest is not None,
+            feerate=feerate,
+            tip=self._tip(),
+        )
+        scripts = [output.script for output in built.tx.outputs]
+        back = sum(output.value for output in built.tx.outputs if output.script == change)
+        left = available - sum(self._coin(point).value for point in built.spent) + back
+        if left < keep:
+            raise UserError(
+                f"{max(0, available - keep)} sat can be spent, fee included: {keep} sat are kept to pay for closing channels"
+            )
+        if rest is not None and rest not in scripts:
+            raise UserError("nothing would be left to send after the fee")
+        if change in scripts:
+            self._scripts.give_out(change=True)
+        return built
+
+    def _coin(self, point: bytes) -> Coin:
+        coin = self._ledger.coin(point)
+        assert coin is not None
+        return coin
+
+    def _entry_of(self, coin: Coin) -> Entry:
+        entry = self._ledger.entry(coin.txid)
+        assert entry is not None
+        return entry
+
+    def _set_aside(self, holder: bytes, points: Iterable[bytes], *, next_change: int | None = None) -> None:
+        taken = sum(1 for coin in self._held.values() if coin.holder == holder)
+        new = {
+            point: SetAside(
+                txid=Txid(point[:32]), index=int.from_bytes(point[32:], "little"), holder=holder, place=place
+            )
+            for place, point in enumerate(points, taken)
+        }
+        self._write(WalletChanges(set_aside=tuple(new.values()), next_change=next_change))
+        self._held.update(new)
+
+    def _release(self, holder: bytes) -> None:
+        self._write(WalletChanges(released=(holder,)))
+        self._held = {point: coin for point, coin in self._held.items() if coin.holder != holder}
+        self._change_for.pop(holder, None)
+
+    # --- coins for fees (rrnode.chain.fees.FeeWallet) -----------------------------------------------------------------
+
+    async def reserve_coins(self, purpose: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
+        """See `FeeWallet`. Kept on disk: after a restart the same purpose has the same coins."""
+        return await trio.to_thread.run_sync(self._reserve_coins, _FEES + purpose, at_least)
+
+    async def release_coins(self, purpose: bytes) -> None:
+        """See `FeeWallet`."""
+        await trio.to_thread.run_sync(self._release_coins, _FEES + purpose)
+
+    async def change_script(self, purpose: bytes) -> bytes:
+        """See `FeeWallet`."""
+        return await trio.to_thread.run_sync(self._change_script, _FEES + purpose)
+
+    async def sign(self, transaction: bytes, coins: tuple[FeeCoin, ...], spent: tuple[tuple[Sat, bytes], ...]) -> bytes:
+        """See `FeeWallet`. Raises MisuseError when a coin is not ours, not an input, or the result is not valid."""
+        tx = onchain.parse(transaction)
+        places = {outpoint(each.txid, each.index): number for number, each in enumerate(tx.inputs)}
+        witnesses = [each.witness for each in tx.inputs]
+        for coin in coins:
+            number = places.get(outpoint(coin.txid, coin.index))
+            place = self._scripts.place(coin.script)
+            if number is None or place is None:
+                raise MisuseError("asked to sign for a coin that is not ours, or that the transaction does not spend")
+            secret = self._keys.wallet_secret(place.number, change=place.change)
+            digest = onchain.input_digest(tx, number, p2wpkh_code(coin.script), coin.value)
+            signature = ec.to_der(ec.sign(secret, digest)) + bytes([onchain.SIGHASH_ALL])
+            witnesses[number] = (signature, self._keys.wallet_key(place.number, change=place.change))
+        signed = onchain.with_witnesses(tx.base(), witnesses)
+        problem = check_transaction(signed, spent)
+        if problem is not None:
+            raise MisuseError(f"a transaction with added fees is invalid: {problem}")
+        return signed
+
+    def _reserve_coins(self, holder: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
+        with self._lock:
+            held = sorted((coin for coin in self._held.values() if coin.holder == holder), key=lambda coin: coin.place)
+            good, stale = [], []
+            for each in held:
+                point = outpoint(each.txid, each.index)
+                coin = self._ledger.coin(point)
+                if coin is None or coin.height is None or self._ledger.spent_height(point) is not None:
+                    stale.append(each)
+                else:
+                    good.append(coin)
+            total: int = sum(coin.value for coin in good)
+            free = sorted(self._free_confirmed(), key=lambda coin: (-coin.value, coin.outpoint))
+            added = []
+            while total < at_least and free:
+                coin = free.pop(0)
+                added.append(coin)
+                total += coin.value
+            if stale or added:
+                first = 1 + max((each.place for each in held), default=-1)
+                new = [
+                    SetAside(txid=coin.txid, index=coin.index, holder=holder, place=place)
+                    for place, coin in enumerate(added, first)
+                ]
+                gone = tuple((each.txid, each.index) for each in stale)
+                self._write(WalletChanges(set_aside=tuple(new), released_coins=gone))
+                for each in stale:
+                    del self._held[outpoint(each.txid, each.index)]
+                for each in new:
+                    self._held[outpoint(each.txid, each.index)] = each
+            return tuple(
+                FeeCoin(txid=coin.txid, index=coin.index, value=coin.value, script=coin.script)
+                for coin in (*good, *added)
+            )
+
+    def _release_coins(self, holder: bytes) -> None:
+        with self._lock:
+            if holder in self._change_for or any(coin.holder == holder for coin in self._held.values()):
+                self._release(holder)
+
+    def _change_script(self, holder: bytes) -> bytes:
+        with self._lock:
+            index = self._change_for.get(holder)
+            if index is None:
+                index = self._scripts.give_out(change=True)
+                self._write(WalletChanges(next_change=self._scripts.next(change=True), change_for=((holder, index),)))
+                self._change_for[holder] = index
+            return self._scripts.script(Place(True, index))
+
+
+def _channels_of(holder: bytes) -> tuple[bytes, bytes]:
+    ids = holder.removeprefix(_FUNDING)
+    return ids[:32], ids[32:]
