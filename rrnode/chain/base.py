@@ -5,6 +5,7 @@ reaches `rrnode chain serve`), later `remote`. Backends are asked, they do not p
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -78,6 +79,11 @@ class ChainBackend(ABC):
     @abstractmethod
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
         """A transaction that is in the mempool now, else None."""
+
+    async def mempool_transactions(self, txids: Sequence[Txid]) -> dict[Txid, bytes]:
+        """Those of these that are in the mempool now."""
+        found = {txid: await self.mempool_transaction(txid) for txid in txids}
+        return {txid: raw for txid, raw in found.items() if raw is not None}
 
     @abstractmethod
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
