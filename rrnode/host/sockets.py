@@ -68,7 +68,7 @@ async def listen(where: str, backlog: int) -> list[trio.SocketListener]:
     """
     host, port = host_and_port(where)
     try:
-        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        return list(await trio.open_tcp_listeners(port, host=host, backlog=backlog))
     except OSError as error:
         raise Unreachable(f"cannot listen on {where}: {_reason(error)}") from None
 
