@@ -13,6 +13,7 @@ from protocols.ids import ChannelId, PaymentHash, PeerId, Preimage, Txid
 from protocols.onchain.keys import BasePoints
 from protocols.onchain.secrets import SecretStore
 from protocols.units import AssetId, BlockDelta, BlockHeight, Msat, Sat, to_msat
+from protocols.watch.state import Close
 from protocols.wire.channel import FailureCode
 
 
@@ -148,12 +149,12 @@ class Channel:
         funding: outpoint. funding_transaction: whole, only if we fund. funding_height: where it is confirmed.
         deep: the funding has `minimum_depth` confirmations now.
         ready_sent, ready_received: channel_ready.
-        our_shutdown, their_shutdown: scripts of shutdown messages, None until sent or received.
+        our_shutdown, their_shutdown: scripts of shutdown messages, None until sent or received. In SHUTTING, ours is
+            None while updates of ours are unsigned (BOLT 2: no shutdown before they are).
         proposal: see there; volatile.
         closing_transactions: whole closing transactions that we hold, newest last; published until one is buried.
-        spent_by, spent_height: the transaction that spent the funding output, as last told.
-        failure: why the channel was failed; "" while it is not.
-        error_due: the text of an Error that must be repeated when the peer reconnects.
+        close: the end on the chain (`protocols.watch`), once we force it or the funding output is spent.
+        failure: why the channel was failed, told to the peer again when it reconnects; "" while it is not.
 
         connected: the stream stands. reestablished: and channel_reestablish was received on it. Both are volatile:
             not to be trusted after loading, see `loaded`.
@@ -201,10 +202,8 @@ class Channel:
     their_shutdown: bytes | None = None
     proposal: ClosingProposal | None = None
     closing_transactions: tuple[bytes, ...] = ()
-    spent_by: Txid | None = None
-    spent_height: BlockHeight | None = None
+    close: Close | None = None
     failure: str = ""
-    error_due: str = ""
 
     connected: bool = False
     reestablished: bool = False

@@ -47,3 +47,12 @@ def keep(channel: Channel | None, *effects: ChannelEffect) -> Step:
 def store(channel: Channel, *effects: ChannelEffect) -> Step:
     """A step whose state goes to disk before its effects are performed."""
     return Step(channel, (StoreChannel(channel=channel), *effects))
+
+
+def then(first: Step, second: Step) -> Step:
+    """One step of two: effects in their order, and one store of the state after both."""
+    effects = (*first.effects, *second.effects)
+    rest = tuple(each for each in effects if not isinstance(each, StoreChannel))
+    if len(rest) == len(effects) or second.channel is None:
+        return Step(second.channel, effects)
+    return store(second.channel, *rest)
