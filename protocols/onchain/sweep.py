@@ -54,6 +54,20 @@ def build(claim: Claim, target_script: bytes, feerate: FeeRate) -> bytes | None:
     return tx.with_witnesses(base, [(signature, *claim.tail, claim.witness_script)])
 
 
+def build_pair(claim: Claim, target_script: bytes) -> bytes | None:
+    """The claim with no fee, signed SINGLE | ANYONECANPAY so that inputs which pay can be added: for an output that is not
+    worth its own fee but must be resolved. None: it would not be relayed even so."""
+    if claim.value < scripts.dust_threshold(target_script):
+        return None
+    spent, paid = tx.outpoint(claim.txid, claim.index), tx.output(claim.value, target_script)
+    digest = tx.single_pair_digest(
+        VERSION, spent, claim.sequence, paid, claim.locktime, claim.witness_script, claim.value
+    )
+    signature = ec.to_der(ec.sign(claim.secret, digest)) + bytes([tx.SIGHASH_SINGLE_ANYONECANPAY])
+    base = tx.single_input_base(VERSION, spent, claim.sequence, [paid], claim.locktime)
+    return tx.with_witnesses(base, [(signature, *claim.tail, claim.witness_script)])
+
+
 def highest_feerate(claim: Claim, target_script: bytes) -> FeeRate:
     """The most that a sweep of this output can pay and still be relayed, satoshi per 1000 virtual bytes; 0 when nothing."""
     room = claim.value - scripts.dust_threshold(target_script)

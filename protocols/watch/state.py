@@ -74,7 +74,8 @@ class Close:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveHtlc:
     """An HTLC that is not irrevocably removed. `preimage`: known, for ours because they showed it off chain (then
-    `HtlcFulfilled` was told already), for theirs because we settled with it (whether or not they were told)."""
+    `HtlcFulfilled` was told already), for theirs because we settled with it (whether or not they were told). `given_up`: one of
+    theirs that we failed: its preimage will never come, and nothing waits for it."""
 
     id: int
     ours: bool
@@ -82,6 +83,7 @@ class LiveHtlc:
     payment_hash: PaymentHash
     expiry: BlockHeight
     preimage: Preimage | None = None
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
