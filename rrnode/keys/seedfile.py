@@ -63,20 +63,22 @@ class SeedFile:
             UserError: no file, readable by others, not ours, or not 24 good words; the sentence says what to do.
         """
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not hold us up
         except FileNotFoundError:
-            raise UserError(f"there is no seed in {self.path}: run `rrnode init` first") from None
+            raise UserError(f"there is no seed in {self.path}", "make one with: rrnode init") from None
         except OSError as error:
             raise UserError(f"the seed {self.path} cannot be opened: {error.strerror}") from None
-        with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(file.fileno())  # of what was opened, not of what a path may point to by now
+        try:
+            facts = os.fstat(descriptor)  # of what was opened, not of what a path may point to by now
             if not stat.S_ISREG(facts.st_mode):
                 raise UserError(f"the seed {self.path} is no plain file")
             if facts.st_uid != os.geteuid():
                 raise UserError(f"the seed {self.path} belongs to another user; this node runs as user {os.geteuid()}")
             if facts.st_mode & 0o077:
-                raise UserError(f"the seed {self.path} can be read by others: run `chmod 600 {self.path}`")
-            content = file.read(_MAX_BYTES + 1)
+                raise UserError(f"the seed {self.path} can be read by others", f"run: chmod 600 {self.path}")
+            content = os.read(descriptor, _MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
         try:
             lines = [line for line in content.decode().splitlines() if line.strip() and not line.startswith("#")]
             if len(content) > _MAX_BYTES:
