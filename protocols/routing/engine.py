@@ -205,12 +205,12 @@ class Engine:
         self._quoter.forget_sent(neighbour)
         self._quoter.regroup()
         self._quoter.catch_up(neighbour, event.now)
-        self._retry_waiting(neighbour, event.now, effects)
         for payment_hash in self._wanted:
             for link in neighbour.links.values():
                 offer = link.offers.get(payment_hash)
                 if offer is not None:
                     self._tell(payment_hash, offer, event.now, effects)
+        self._retry_waiting(neighbour, event.now, effects)
 
     def _down(self, event: NeighbourDown) -> None:
         neighbour = self._neighbours.get(event.neighbour)
@@ -309,8 +309,9 @@ class Engine:
         if reason is not None:
             self._dropped[reason] += 1
             return
-        if link is None or message.amount_msat > link.ours:
-            self._dropped[Drop.NO_CHANNEL if link is None else Drop.TOO_POOR] += 1
+        if link is None or not neighbour.up or message.amount_msat > link.ours:
+            reason = Drop.NO_CHANNEL if link is None else Drop.TOO_POOR if neighbour.up else Drop.DOWN
+            self._dropped[reason] += 1
             self._set_aside(neighbour, message)
             return
         before = link.offers.get(payment_hash)
@@ -358,10 +359,11 @@ class Engine:
     def _retry_waiting(self, neighbour: Neighbour, now: UnixTime, effects: list[RoutingEffect]) -> None:
         for key, message in list(neighbour.waiting.items()):
             link = neighbour.links.get(key[0])
-            if link is not None and message.amount_msat <= link.ours:
+            if neighbour.up and link is not None and message.amount_msat <= link.ours:
                 del neighbour.waiting[key]
                 before = link.offers.get(key[1])
-                if before is None or message.amount_msat < before.amount:
+                since = now - self.config.clock_skew
+                if before is None or message.amount_msat < before.amount or before.expiry < since:
                     self._admit(neighbour, link, message, now, effects)
 
     def _remove(self, link: Link, payment_hash: PaymentHash) -> None:

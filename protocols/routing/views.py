@@ -12,8 +12,9 @@ class Drop(Enum):
     """Why an offer was not taken, or not passed on."""
 
     OVER_BUDGET = "the neighbour sent more than its record allows (R7)"
-    NO_CHANNEL = "no channel with this neighbour in this asset"
-    TOO_POOR = "our side of the channel cannot carry the amount (R1)"
+    NO_CHANNEL = "no channel with this neighbour in this asset; kept aside for one that is being re-established"
+    DOWN = "the neighbour's routing stream does not stand; kept aside until it does"
+    TOO_POOR = "our side of the channel cannot carry the amount (R1); kept aside until it can"
     OWN_HASH = "we ask for this hash ourselves"
     EXPIRED = "it had ended"
     LOCK_TOO_LONG = "it needs more blocks than the maximum (R5)"
