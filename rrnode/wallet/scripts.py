@@ -61,6 +61,11 @@ class Scripts:
         self._extend()
         return index
 
+    def look_further(self, look_ahead: int) -> None:
+        """Look across at least so many unused addresses from now on."""
+        self._look_ahead = max(self._look_ahead, look_ahead)
+        self._extend()
+
     def used(self, place: Place) -> None:
         """A transaction pays it, so it counts as given out (which is how a restore finds its way)."""
         self._used.add(place)

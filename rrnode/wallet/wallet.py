@@ -22,6 +22,7 @@ from protocols.onchain import tx as onchain
 from protocols.onchain.scripts import p2wpkh_code
 from protocols.units import MAX_SAT, BlockHeight, FeeRate, Sat, UnixTime
 from rrnode.chain.fees import FeeCoin
+from rrnode.chain.follower import Batch
 from rrnode.chain.parse import Tx, outpoint
 from rrnode.chain.verify import check_transaction
 from rrnode.errors import UserError
@@ -120,6 +121,42 @@ class Wallet:
     def cursor(self) -> Cursor | None:
         """The last block taken in; None before the first."""
         return self._cursor
+
+    def take(self, batch: Batch) -> bool:
+        """News from the follower; on disk when this returns. To be called before the channels commit the batch's tip,
+        or a crash in between leaves the wallet behind the cursor.
+
+        Returns:
+            Whether any of it concerns us.
+
+        Raises:
+            StorageFailed: not on disk.
+        """
+        with self._lock:
+            concerned = False
+            if batch.fork is not None:
+                concerned |= self.undo_blocks(BlockHeight(batch.fork.height + 1), batch.fork.hash)
+            for block in batch.connected:
+                ref = block.ref
+                concerned |= self.take_block(BlockPlace(ref.height, ref.hash, UnixTime(ref.time)), block.transactions)
+            concerned |= self.take_mempool(batch.arrived)
+            if batch.mempool is not None:
+                concerned |= self.mempool_is(batch.mempool)
+            self.begin_at((batch.tip.height, batch.tip.hash))
+            if concerned or batch.fork is not None or batch.connected:
+                self.flush()
+            return concerned
+
+    def begin_at(self, cursor: Cursor) -> None:
+        """A wallet that was never fed begins here: it was made now, so no older block can concern it."""
+        with self._lock:
+            if self._cursor is None:
+                self._cursor = cursor
+
+    def look_further(self, look_ahead: int) -> None:
+        """Look across more unused addresses in a row from now on: for a restore."""
+        with self._lock:
+            self._scripts.look_further(look_ahead)
 
     def take_block(self, block: BlockPlace, transactions: Iterable[Tx]) -> bool:
         """The next block of the best chain, with all its transactions (or all that touch `watch_scripts` or our coins).
