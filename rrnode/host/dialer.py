@@ -33,43 +33,48 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownAddress:
+class PeerAddress:
     """One way to reach a peer; `where` is a multiaddr without `/p2p`."""
 
     peer: PeerId
     where: str
     source: Source
 
+    @property
+    def text(self) -> str:
+        """The whole multiaddr, `/p2p` included."""
+        return join_address(self.where, self.peer)
+
 
 class AddressBook(Protocol):
     """Where known addresses outlive the process."""
 
-    def load(self) -> Iterable[KnownAddress]:
+    def load(self) -> Iterable[PeerAddress]:
         """Everything kept, in any order."""
 
-    def save(self, address: KnownAddress) -> None:
+    def save(self, address: PeerAddress) -> None:
         """Keep this address; the same peer and place again replaces it."""
 
-    def remove(self, address: KnownAddress) -> None:
+    def remove(self, address: PeerAddress) -> None:
         """Forget it."""
 
 
 class VolatileBook:
     """An address book that forgets with the process."""
 
-    def __init__(self, addresses: Iterable[KnownAddress] = ()) -> None:
+    def __init__(self, addresses: Iterable[PeerAddress] = ()) -> None:
         self.addresses = list(addresses)
 
-    def load(self) -> Iterable[KnownAddress]:
+    def load(self) -> Iterable[PeerAddress]:
         return tuple(self.addresses)
 
-    def save(self, address: KnownAddress) -> None:
+    def save(self, address: PeerAddress) -> None:
         self.addresses = [
             known for known in self.addresses if (known.peer, known.where) != (address.peer, address.where)
         ]
         self.addresses.append(address)
 
-    def remove(self, address: KnownAddress) -> None:
+    def remove(self, address: PeerAddress) -> None:
         self.addresses = [known for known in self.addresses if known != address]
 
 
@@ -103,7 +108,7 @@ class DialStatus:
     peer: PeerId
     connected: bool
     dialling: bool
-    addresses: tuple[KnownAddress, ...]
+    addresses: tuple[PeerAddress, ...]
     next_try: float | None
     failures: int
     last_error: str | None
@@ -138,7 +143,7 @@ class Dialer:
         self._book = book
         self._random = randomness
         self._config = config or DialerConfig()
-        self._addresses: dict[PeerId, list[KnownAddress]] = {}
+        self._addresses: dict[PeerId, list[PeerAddress]] = {}
         self._wanted: dict[PeerId, _Wanted] = {}
         self._nursery: trio.Nursery | None = None
         self._limiter = trio.CapacityLimiter(self._config.at_once)
@@ -154,7 +159,7 @@ class Dialer:
             DecodeError: no such address.
         """
         where, peer = split_address(address)
-        self._learn(KnownAddress(peer=peer, where=where, source=source))
+        self._learn(PeerAddress(peer=peer, where=where, source=source))
         self._wake(peer)
         return peer
 
@@ -180,10 +185,10 @@ class Dialer:
             Unreachable: with one plain sentence.
         """
         peer = await self._host.dial(address)
-        self._learn(KnownAddress(peer=peer, where=split_address(address)[0], source=source))
+        self._learn(PeerAddress(peer=peer, where=split_address(address)[0], source=source))
         return peer
 
-    def addresses_of(self, peer: PeerId) -> tuple[KnownAddress, ...]:
+    def addresses_of(self, peer: PeerId) -> tuple[PeerAddress, ...]:
         """What is known, in the order of learning."""
         return tuple(self._addresses.get(peer, ()))
 
@@ -227,7 +232,7 @@ class Dialer:
 
     # Inside.
 
-    def _learn(self, address: KnownAddress) -> None:
+    def _learn(self, address: PeerAddress) -> None:
         known = self._addresses.setdefault(address.peer, [])
         if address in known:
             return
@@ -284,7 +289,7 @@ class Dialer:
             try:
                 for address in addresses:
                     try:
-                        await self._host.dial(join_address(address.where, peer))
+                        await self._host.dial(address.text)
                     except Unreachable as error:
                         state.last_error = str(error)
                     else:

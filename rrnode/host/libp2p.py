@@ -24,6 +24,7 @@ from libp2p.peer.id import ID
 from libp2p.protocol_muxer.exceptions import ProtocolNotSupportedError
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
@@ -148,6 +149,14 @@ class _SwarmConnection(Connection):
         await trio.aclose_forcefully(self._tcp)
 
 
+def _is_another_identity(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, PeerIDMismatchesPubkey) or "Peer ID mismatch" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
 class LibP2PHost(LinkedHost):
     """A host on py-libp2p. Repairs libp2p in this process when made; arguments are those of `LinkedHost`.
 
@@ -266,7 +275,7 @@ class LibP2PHost(LinkedHost):
             await trio.aclose_forcefully(tcp)
             if not isinstance(error, Exception):
                 raise
-            if "mismatch" in f"{error} {error.__cause__}":
+            if _is_another_identity(error):
                 raise Unreachable(f"{where} is another node, not {peer_text.to_text(peer)}") from None
             raise Unreachable(f"{where} is no libp2p node with Noise and Yamux, or it refuses: {error}") from None
 

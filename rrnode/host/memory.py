@@ -64,6 +64,9 @@ class MemoryNetwork:
         self._silent.clear()
         self._parted.clear()
         self._healed.unpark_all()
+        for connection in list(self._connections):
+            if connection.other.closed.is_set():
+                connection.break_off("the connection was closed")
 
     # Used by hosts and connections.
 
@@ -209,16 +212,22 @@ class MemoryConnection(Connection):
         self._host._accept_stream(self, protocol, stream)
 
     def break_off(self, reason: str) -> None:
-        for end in (self, self.other):
-            if not end.closed.is_set():
-                end.closed.set()
-                self._network._connections.discard(end)
-                for stream in end._streams:
-                    stream.break_off(reason)
-                end._streams.clear()
+        """Both ends notice now."""
+        self._end_here(reason)
+        self.other._end_here(reason)
+
+    def _end_here(self, reason: str) -> None:
+        if not self.closed.is_set():
+            self.closed.set()
+            self._network._connections.discard(self)
+            for stream in self._streams:
+                stream.break_off(reason)
+            self._streams.clear()
 
     async def close(self) -> None:
-        self.break_off("the connection was closed")
+        self._end_here("the connection was closed")
+        if (self.owner, self.peer) not in self._network._silent:  # else the other end learns of it when that is over
+            self.other._end_here("the connection was closed")
         await trio.lowlevel.checkpoint()
 
 
