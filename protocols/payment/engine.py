@@ -1,20 +1,48 @@
 """The money engine: every channel, payment, promise and forward of the node, so that what belongs together is stored together.
 
-Source: DESIGN 3, 5 (R4, R5, R9 to R11, R14) and 6. Events in, effects out; `Facts` carry clock, tip and entropy.
+Source: DESIGN 3, 5 (R4, R5, R9 to R11, R14) and 6; THEORY, step 5. Events in, effects out; `Facts` carry clock, tip and
+entropy. What to decide is in `payer`, `payee` and `forwarder`, the channels are in `book`; this module keeps what is
+live and ties an incoming HTLC to what it causes. Every decision and the HTLC it leads to are effects of one event or of
+one batch (`FindOffers` is answered within it), so a crash can fall between two payments, never into one.
 """
 
+from typing import assert_never
+
 from protocols.channel.engine import KeyRing
-from protocols.channel.events import ChannelEffect, ChannelEvent
+from protocols.channel.events import ChannelEvent, Flush, HtlcFailed, HtlcFulfilled, HtlcReceived, TipChanged
 from protocols.channel.state import Channel
+from protocols.errors import MisuseError
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.payment.book import Book, ChannelRules
+from protocols.payment.carrying import Carrying
 from protocols.payment.config import EngineConfig
-from protocols.payment.events import Forward, Payment, PaymentEffect, PaymentEvent, Promise, Snapshot
+from protocols.payment.desk import Desk, Effect, Upward
+from protocols.payment.events import (
+    ChainReserveChanged,
+    Forward,
+    HtlcRef,
+    LockRequested,
+    NeighbourLiquidity,
+    OffersFound,
+    PayAbandoned,
+    Payment,
+    PaymentEvent,
+    PayRequested,
+    Promise,
+    PromiseMade,
+    Snapshot,
+)
+from protocols.payment.ledger import Ledger
+from protocols.payment.paying import PAY, Paying
+from protocols.payment.taking import Taking
 from protocols.routing.events import Liquidity
-from protocols.units import AssetId
+from protocols.units import AssetId, Msat
+from protocols.wire.channel import FailureCode
+
+__all__ = ["Effect", "Engine", "Event"]
 
 Event = ChannelEvent | PaymentEvent
-Effect = ChannelEffect | PaymentEffect
 
 
 class Engine:
@@ -26,6 +54,7 @@ class Engine:
         keys: the secrets of each of our channels.
         snapshot: what was on disk.
         config: bounds and policies.
+        rules: how one channel behaves; `protocols.channel.engine` unless a test says otherwise.
     """
 
     def __init__(
@@ -36,43 +65,161 @@ class Engine:
         keys: KeyRing,
         snapshot: Snapshot | None = None,
         config: EngineConfig | None = None,
+        rules: ChannelRules | None = None,
     ) -> None:
-        self.us, self.asset, self.keys = us, asset, keys
+        snapshot = snapshot or Snapshot()
+        self.us, self.asset = us, asset
         self.config = config or EngineConfig()
-
-    def handle(self, event: Event, facts: Facts) -> list[Effect]:
-        """Take one event. Effects are to be done in this order, those to disk (`Store...`, `Drop...`, `Forget...`)
-        committed before any other of the batch is performed."""
-        raise NotImplementedError
-
-    def resume(self, facts: Facts) -> list[Effect]:
-        """Once, after loading and before any event: what the state on disk still owes the world."""
-        raise NotImplementedError
+        self._book = Book(asset=asset, keys=keys, config=self.config, channels=snapshot.channels, rules=rules)
+        self._ledger = Ledger(snapshot, history=self.config.history)
+        self._desk = Desk(
+            book=self._book, ledger=self._ledger, config=self.config, upward=self._told, left=self._htlcs_left
+        )
+        self._paying, self._carrying, self._taking = Paying(self._desk, us), Carrying(self._desk), Taking(self._desk)
 
     # --- readers ----------------------------------------------------------------------------------------------------
 
     def channels(self) -> tuple[Channel, ...]:
         """Every channel that is not forgotten, oldest first."""
-        raise NotImplementedError
+        return tuple(self._book)
 
-    def channel(self, channel_id: ChannelId) -> Channel | None: ...
+    def channel(self, channel_id: ChannelId) -> Channel | None:
+        """One channel, None when it is not known."""
+        return self._book.get(channel_id)
 
     def payments(self) -> tuple[Payment, ...]:
         """Payments that we make: all that live, and the newest ended ones; oldest first."""
-        raise NotImplementedError
+        return tuple(self._ledger.payments.values())
 
-    def payment(self, payment_hash: PaymentHash) -> Payment | None: ...
+    def payment(self, payment_hash: PaymentHash) -> Payment | None:
+        """One of them."""
+        return self._ledger.payments.get(payment_hash)
 
     def promises(self) -> tuple[Promise, ...]:
         """Payments that we take; likewise."""
-        raise NotImplementedError
+        return tuple(self._ledger.promises.values())
 
-    def promise(self, payment_hash: PaymentHash) -> Promise | None: ...
+    def promise(self, payment_hash: PaymentHash) -> Promise | None:
+        """One of them."""
+        return self._ledger.promises.get(payment_hash)
 
     def forwards(self) -> tuple[Forward, ...]:
         """Forwards whose HTLCs are not both gone."""
-        raise NotImplementedError
+        return tuple(self._ledger.forwards.values())
 
     def liquidity(self, peer: PeerId) -> tuple[Liquidity, ...]:
         """What the channels with a neighbour can carry now: the largest single HTLC each way, per asset."""
-        raise NotImplementedError
+        return self._book.liquidity(peer)
+
+    def most_receivable(self, asset: AssetId) -> Msat:
+        """The largest HTLC that any neighbour could offer us now."""
+        return self._book.most(asset, ours=False)
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, facts: Facts) -> list[Effect]:
+        """Take one event. Effects are to be done in this order, those to disk (`Store...`, `Drop...`, `Forget...`)
+        committed before any other of the batch is performed."""
+        out = self._desk.begin()
+        match event:
+            case PayRequested():
+                self._paying.requested(event, facts)
+            case LockRequested():
+                self._paying.satisfied(event)
+            case PayAbandoned():
+                self._paying.abandoned(event, facts)
+            case PromiseMade():
+                self._taking.promised(event, facts)
+            case OffersFound():
+                self._offers(event, facts)
+            case ChainReserveChanged(confirmed_sat=confirmed):
+                self._book.reserve_is(confirmed)
+            case _:
+                for channel_id in self._book.targets(event):
+                    self._desk.step(channel_id, event, facts)
+        if isinstance(event, TipChanged):
+            self._expire(facts)
+        if isinstance(event, Flush):
+            self._tell_liquidity()
+        return out
+
+    def resume(self, facts: Facts) -> list[Effect]:
+        """Once, after loading and before any event: what the state on disk still owes the world."""
+        out = self._desk.begin()
+        for channel in self.channels():
+            self._desk.unfold(self._book.resume(channel.channel_id, facts), facts)
+        for forward in self.forwards():
+            self._carrying.resume(forward, facts)
+        for payment in self.payments():
+            self._paying.resume(payment, facts)
+        self._expire(facts)
+        self._tell_liquidity()
+        return out
+
+    def _tell_liquidity(self) -> None:
+        for peer, liquidity in self._book.news():
+            self._desk.out.append(NeighbourLiquidity(neighbour=peer, liquidity=liquidity))
+
+    def _expire(self, facts: Facts) -> None:
+        self._taking.expire(facts)
+        self._paying.expire(facts)
+
+    def _offers(self, found: OffersFound, facts: Facts) -> None:
+        if found.reference.startswith(PAY):
+            self._paying.offers(found, facts)
+        else:
+            self._carrying.offers(found, facts)
+
+    # --- what channels tell -----------------------------------------------------------------------------------------
+
+    def _told(self, told: Upward, facts: Facts) -> None:
+        match told:
+            case HtlcReceived():
+                self._received(told, facts)
+            case HtlcFulfilled() | HtlcFailed():
+                self._resolved(told, facts)
+            case _:
+                assert_never(told)
+
+    def _received(self, htlc: HtlcReceived, facts: Facts) -> None:
+        incoming = HtlcRef(channel_id=htlc.channel_id, htlc_id=htlc.htlc_id)
+        forward = self._ledger.forwards.get(incoming)
+        if forward is not None:  # told again, after a restart or reconnect
+            self._carrying.resume(forward, facts)
+        elif (code := self._take_or_carry(htlc, incoming, facts)) is not None:
+            self._desk.fail_back(incoming, code, facts)
+
+    def _take_or_carry(self, htlc: HtlcReceived, incoming: HtlcRef, facts: Facts) -> FailureCode | None:
+        """Whose it is: ours to claim, ours to carry on, or neither."""
+        channel = self._book.get(htlc.channel_id)
+        if channel is None:
+            raise MisuseError("an HTLC on a channel that is not there")
+        promise = self._ledger.promises.get(htlc.payment_hash)
+        if promise is not None and promise.claimed_by == incoming:  # told again
+            self._desk.settle(incoming, promise.preimage, facts)
+            return None
+        if self._ledger.is_live(htlc.payment_hash):
+            return FailureCode.DUPLICATE_HASH  # R11
+        if promise is not None:
+            return self._taking.received(promise, htlc, incoming, channel.asset, facts)
+        if htlc.payment_hash in self._ledger.settled:
+            return FailureCode.ALREADY_PAID
+        return self._carrying.received(htlc, incoming, channel)
+
+    def _resolved(self, told: HtlcFulfilled | HtlcFailed, facts: Facts) -> None:
+        """An HTLC of ours has ended; told a second time, it has no owner any more."""
+        outgoing = HtlcRef(channel_id=told.channel_id, htlc_id=told.htlc_id)
+        owner = self._ledger.owner_of(outgoing)
+        self._ledger.release(outgoing)
+        match owner, told:
+            case Payment(), HtlcFulfilled():
+                self._paying.paid(owner, told, facts)
+            case Payment(), HtlcFailed():
+                self._paying.came_back(owner, told.code)
+            case Forward(), HtlcFulfilled():
+                self._carrying.paid(owner, told, facts)
+            case Forward(), HtlcFailed():
+                self._carrying.came_back(owner, facts)
+
+    def _htlcs_left(self, channel_id: ChannelId) -> None:
+        self._carrying.drop_settled(channel_id)
