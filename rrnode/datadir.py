@@ -66,7 +66,7 @@ def socket_path(data_dir: Path) -> Path:
     if len(os.fsencode(inside)) <= SOCKET_PATH_MAX:
         return inside
     base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/rrnode-{os.geteuid()}"
-    name = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:32]
+    name = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:16]
     return Path(base) / f"rrnode-{name}" / SOCKET_NAME
 
 

@@ -31,6 +31,11 @@ class EventBus:
         self._followers: set[trio.MemorySendChannel[m.Event]] = set()
         self.last = 0  # number of the newest event
 
+    @property
+    def followers(self) -> int:
+        """How many follow now."""
+        return len(self._followers)
+
     def publish(self, event: m.Event) -> m.Event:
         """Number and date an event, keep it, and hand it to every follower; never waits. Gives the event as kept."""
         self.last += 1

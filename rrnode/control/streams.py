@@ -4,6 +4,7 @@ Both end when the client goes, when the node stops, or when the client reads too
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 from fastapi import WebSocket
@@ -11,11 +12,35 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from rrnode.control import models as m
 from rrnode.control.service import NodeService
 
 
-async def _cancel_when(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
-    await wait()
+async def _next(events: trio.MemoryReceiveChannel[m.Event], stopping: trio.Event) -> m.Event | None:
+    """The next event; None at the end, or when the node stops and everything queued was taken."""
+    found: m.Event | None = None
+    try:
+        return events.receive_nowait()
+    except trio.EndOfChannel:
+        return None
+    except trio.WouldBlock:
+        if stopping.is_set():
+            return None
+    async with trio.open_nursery() as nursery:
+
+        async def stop() -> None:
+            await stopping.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(stop)
+        with suppress(trio.EndOfChannel):
+            found = await events.receive()
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def _cancel_when(gone: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
+    await gone()
     scope.cancel()
 
 
@@ -44,8 +69,7 @@ class EventLines(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": True})
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when, gone, nursery.cancel_scope)
-                nursery.start_soon(_cancel_when, self._stopping.wait, nursery.cancel_scope)
-                async for event in events:
+                while event := await _next(events, self._stopping):
                     line = event.model_dump_json().encode() + b"\n"
                     await send({"type": "http.response.body", "body": line, "more_body": True})
                 nursery.cancel_scope.cancel()
@@ -71,9 +95,8 @@ async def serve_events(socket: WebSocket, service: NodeService, stopping: trio.E
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            nursery.start_soon(_cancel_when, stopping.wait, nursery.cancel_scope)
             try:
-                async for event in events:
+                while event := await _next(events, stopping):
                     await socket.send_text(event.model_dump_json())
             except WebSocketDisconnect:
                 left = True
