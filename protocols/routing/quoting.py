@@ -134,7 +134,7 @@ class Quoter:
         if self.subscriptions.count:
             for peer in self.subscriptions.match(entry.payment_hash):
                 subscriber = self.neighbours[peer]
-                if subscriber is source or (subscriber.up and subscriber.routes):
+                if subscriber is source or (offer.hops_left > 0 and subscriber.up and subscriber.routes):
                     continue
                 for link in subscriber.links.values():
                     message = self._message(entry.payment_hash, offer, link.asset)
@@ -194,12 +194,10 @@ class Quoter:
     def push_best(
         self, subscribers: Iterable[PeerId], hashes: Iterable[PaymentHash], now: UnixTime, *, again: bool
     ) -> None:
-        """Push the best quote for each of these hashes; `again`: even when it was pushed before."""
+        """Push the best quote for each of these hashes; `again`: even when it was sent before."""
         hashes = tuple(hashes)
         for peer in subscribers:
             neighbour = self.neighbours[peer]
-            if not again and neighbour.up and neighbour.routes:
-                continue
             for payment_hash in hashes:
                 for link in neighbour.links.values():
                     message = self.best(payment_hash, link, now)
@@ -315,18 +313,32 @@ class Quoter:
 
     def _push(self, link: Link, message: RoutingMessage, *, again: bool) -> None:
         payment_hash = PaymentHash(message.payment_hash)
-        last = link.pushed.get(payment_hash)
-        if not again and last is not None and last <= message.amount_msat:
+        amount = Msat(message.amount_msat)
+        neighbour = link.neighbour
+        sent = self._sent(payment_hash) if neighbour.up and neighbour.routes and link.slot != NO_SLOT else None
+        last = sent[link.slot] if sent is not None else link.pushed.get(payment_hash)
+        if not again and last and last <= amount:
             return
-        if message.amount_msat > link.theirs:
-            self._withhold(link, payment_hash, message.amount_msat)
+        if amount > link.theirs:
+            self._withhold(link, payment_hash, amount)
             return
-        link.pushed.pop(payment_hash, None)
-        if len(link.pushed) >= MAX_PUSHED:
-            del link.pushed[next(iter(link.pushed))]
-        link.pushed[payment_hash] = Msat(message.amount_msat)
-        self._touched.append(link.neighbour)
-        link.neighbour.pushes.append(message)
+        if sent is not None:
+            sent[link.slot] = amount  # one memory of what it knows, whichever stream told it
+        else:
+            link.pushed.pop(payment_hash, None)
+            if len(link.pushed) >= MAX_PUSHED:
+                del link.pushed[next(iter(link.pushed))]
+            link.pushed[payment_hash] = amount
+        self._touched.append(neighbour)
+        neighbour.pushes.append(message)
+
+    def _sent(self, payment_hash: PaymentHash) -> list[Msat] | None:
+        holder = self.floods.get(payment_hash) or self.table.entries.get(payment_hash)
+        if holder is None:
+            return None
+        if len(holder.sent) < self._slots:
+            holder.sent.extend([_NOTHING] * (self._slots - len(holder.sent)))
+        return holder.sent
 
     def _withhold(self, link: Link, payment_hash: PaymentHash, amount: int) -> None:
         link.withheld.pop(payment_hash, None)

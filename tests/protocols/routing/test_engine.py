@@ -585,6 +585,8 @@ def test_a_routing_neighbour_that_subscribes_is_told_once_and_then_as_before(kit
     engine.handle(kit.bundle("D", kit.message(amount=1000)))
     assert engine.handle(subscribe(kit, "B", 1))[1:] == [push(kit, "B", carried(kit.message(), 1010))]
     assert engine.handle(kit.bundle("D", kit.message(amount=900))) == [send(kit, "B", carried(kit.message(), 910))]
+    last = kit.message(amount=800, hops_left=0)
+    assert engine.handle(kit.bundle("D", last)) == [push(kit, "B", carried(last, 810))]
 
 
 def test_a_subscriber_that_is_no_neighbour_is_refused(kit):
