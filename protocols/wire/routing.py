@@ -11,7 +11,7 @@ from msgspec import Meta
 from protocols.wire.codec import U8, U16, U32, U63, AmountMsat, Bytes16, Bytes32, Codec, Message, Text
 
 PROTOCOL = "/rr/routing/1"
-MAX_BUNDLE = 512  # routing messages; about 60 KB, one frame
+MAX_BUNDLE = 480  # routing messages of at most 131 bytes: they fit one frame whatever their amounts
 
 
 class RoutingMessage(Message, frozen=True):
