@@ -110,10 +110,9 @@ class Builder:
             builder = builder.drain_wallet()
         try:
             psbt = builder.finish(wallet)
-        except bdk.CreateTxError.InsufficientFunds as error:
-            raise UserError(
-                f"{error.needed} sat are needed with the fee, {error.available} sat can be spent now"
-            ) from None
+        except (bdk.CreateTxError.InsufficientFunds, bdk.CreateTxError.CoinSelection):
+            asked, there = sum(value for _, value in pay), sum(coin.value for coin, _ in coins)
+            raise UserError(f"{asked} sat and the fee are needed, {there} sat can be spent now") from None
         except bdk.CreateTxError.OutputBelowDustLimit:
             raise UserError("an amount this small would not be relayed: send at least 546 sat") from None
         except bdk.CreateTxError as error:

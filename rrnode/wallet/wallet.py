@@ -224,6 +224,10 @@ class Wallet:
                 self._address = index
             return self._builder.address_of(self.script_at(self._address))
 
+    def script_of(self, address: str) -> bytes:
+        """The output script of anybody's address on our network. Raises UserError."""
+        return self._builder.script_of(address)
+
     def script_at(self, key_index: int) -> bytes:
         """The P2WPKH script of a receiving address; of a channel's key index: where its coins come home."""
         return self._scripts.script(Place(False, key_index))
@@ -393,6 +397,12 @@ class Wallet:
         for _, value in pay:
             if not 0 < value <= MAX_SAT:
                 raise UserError(f"{value} sat is no amount that can be sent")
+        kept = UserError(
+            f"{max(0, available - keep)} sat can be spent now, fee included: "
+            f"{keep} sat are kept to pay for closing channels"
+        )
+        if keep > 0 and sum(value for _, value in pay) + (0 if rest else keep) > available:
+            raise kept
         built = self._builder.build(
             coins=[(coin, self._entry_of(coin)) for coin in coins],
             pay=pay,
@@ -405,9 +415,7 @@ class Wallet:
         back = sum(output.value for output in built.tx.outputs if output.script == change)
         left = available - sum(self._coin(point).value for point in built.spent) + back
         if left < keep:
-            raise UserError(
-                f"{max(0, available - keep)} sat can be spent, fee included: {keep} sat are kept to pay for closing channels"
-            )
+            raise kept
         if rest is not None and rest not in scripts:
             raise UserError("nothing would be left to send after the fee")
         if change in scripts:
