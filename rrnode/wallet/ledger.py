@@ -121,6 +121,7 @@ class Ledger:
                 continue
             if any(self._is_final_spend(prevout) for prevout in tx.prevouts):
                 continue
+            self._drop_rivals(tx)  # a mempool holds no two spends of a coin: what we knew of was replaced
             self._put(Entry(tx, None, now))
             self._link(tx)
             news = True
@@ -161,11 +162,14 @@ class Ledger:
             entry = Entry(tx, block, block.time)
         entry.tx, entry.block = tx, block  # the witness that was mined is the one that counts
         self._put(entry)
+        self._drop_rivals(tx)
+        self._link(tx)
+
+    def _drop_rivals(self, tx: Tx) -> None:
         for prevout in tx.prevouts:
             for rival in tuple(self._spenders.get(prevout, ())):
                 if rival != tx.txid:
                     self.drop(rival)
-        self._link(tx)
 
     def _concerns(self, tx: Tx) -> bool:
         return (
