@@ -60,11 +60,12 @@ def machine_of(kit: Any) -> type[RuleBasedStateMachine]:
         @rule(side=SIDES, data=st.data(), crash=CRASHES)
         def decide(self, side: str, data: Any, crash: str) -> None:
             node = self.node(side)
+            node = node if undecided(node.now) else self.pair.other(node)
             waiting = undecided(node.now)
             if not waiting:
                 return
-            chosen = data.draw(st.lists(st.sampled_from(waiting), min_size=1, max_size=3, unique=True))
-            self.run(node, crash, *[self.decision(each, data.draw(st.booleans())) for each in chosen])
+            chosen = data.draw(st.lists(st.sampled_from(waiting), min_size=1, max_size=4, unique=True))
+            self.run(node, crash, *[self.decision(each, not data.draw(st.booleans())) for each in chosen])
 
         def decision(self, each: HtlcReceived, settled: bool) -> Any:
             ids = {"channel_id": each.channel_id, "htlc_id": each.htlc_id}
