@@ -444,7 +444,7 @@ class ChannelConfig:
     maximum_to_self_delay: BlockDelta = BlockDelta(2016)
     funding_depth: int = 3
     funding_patience: BlockDelta = BlockDelta(2016)
-    buried_depth: int = 6
+    buried_depth: int = 7  # more than the deepest reorganisation that is prepared for, 6 blocks
     settle_margin: BlockDelta = BlockDelta(18)
     timeout_grace: BlockDelta = BlockDelta(2)
     max_expiry: BlockDelta = BlockDelta(2016 + 144)

@@ -31,6 +31,7 @@ from protocols.channel.state import (
     Phase,
     Stage,
     available,
+    evolve,
     is_usable,
     pending,
     received,
@@ -69,7 +70,7 @@ def offer(channel: Channel, event: OfferHtlc, env: Env) -> Step:
         payment_hash=event.payment_hash,
         expiry=event.expiry,
     )
-    changed = replace(channel, htlcs=(*channel.htlcs, added), our_next_id=added.id + 1)
+    changed = evolve(channel, htlcs=(*channel.htlcs, added), our_next_id=added.id + 1)
     return store(
         changed,
         SendMessage(peer=channel.peer, message=_add_message(channel, added)),
@@ -162,7 +163,7 @@ def _decided(channel: Channel, place: int, each: Htlc) -> Step:
 
 
 def _with(channel: Channel, place: int, each: Htlc) -> Channel:
-    return replace(channel, htlcs=(*channel.htlcs[:place], each, *channel.htlcs[place + 1 :]))
+    return evolve(channel, htlcs=(*channel.htlcs[:place], each, *channel.htlcs[place + 1 :]))
 
 
 def _add_message(channel: Channel, each: Htlc) -> UpdateAddHtlc:
@@ -187,9 +188,9 @@ def sign(channel: Channel, env: Env) -> Step:
         return keep(channel)
     if channel.their_commitment is None or channel.their_next_point is None:
         raise MisuseError("an update before the channel is open")
-    changed = replace(channel, htlcs=commitments.after_signature(channel.htlcs, by_us=True))
+    changed = evolve(channel, htlcs=commitments.after_signature(channel.htlcs, by_us=True))
     built = build_theirs(changed, channel.their_commitment.number + 1, channel.their_next_point)
-    changed = replace(changed, their_unrevoked=commitments.signed(built), last_sent=LastSent.COMMITMENT_SIGNED)
+    changed = evolve(changed, their_unrevoked=commitments.signed(built), last_sent=LastSent.COMMITMENT_SIGNED)
     message = signature_message(channel, built, env)
     return store(changed, SendMessage(peer=channel.peer, message=message))
 
@@ -238,7 +239,7 @@ def add_received(channel: Channel, message: UpdateAddHtlc, env: Env) -> Step:
         payment_hash=PaymentHash(message.payment_hash),
         expiry=BlockHeight(message.cltv_expiry),
     )
-    return keep(replace(channel, htlcs=(*channel.htlcs, added), their_next_id=added.id + 1))
+    return keep(evolve(channel, htlcs=(*channel.htlcs, added), their_next_id=added.id + 1))
 
 
 def _fault_in_add(channel: Channel, message: UpdateAddHtlc) -> str:
@@ -314,13 +315,13 @@ def signature_received(channel: Channel, message: CommitmentSigned, env: Env) ->
     if htlcs is channel.htlcs:
         return violation(channel, env, "commitment_signed without an update")
     keys, number = env.keys(channel.key_index), channel.our_number + 1
-    changed = replace(channel, htlcs=htlcs)
+    changed = evolve(channel, htlcs=htlcs)
     built = build_ours(changed, keys, number)
     if not commitment.verify(built, message.signature):
         return violation(channel, env, "invalid signature of our commitment")
     if not htlc.verify_htlcs(built, message.htlc_signatures):
         return violation(channel, env, "invalid signatures of our HTLC transactions")
-    changed = replace(
+    changed = evolve(
         changed,
         htlcs=commitments.after_revocation(htlcs, by_us=True),
         our_number=number,
@@ -346,7 +347,7 @@ def revocation_received(channel: Channel, message: RevokeAndAck, env: Env) -> St
     secrets = channel.their_secrets.insert(old.number, secret)
     if secrets is None:
         return violation(channel, env, "a per-commitment secret that does not continue the earlier ones")
-    changed = replace(
+    changed = evolve(
         channel,
         htlcs=commitments.after_revocation(channel.htlcs, by_us=False),
         their_commitment=new,
@@ -396,7 +397,7 @@ def _taken(before: Channel, after: Channel, env: Env) -> tuple[Channel, list[Cha
         htlcs[place] = replace(each, stage=Stage.REMOVE_SENT, failure=code)
         refusals.append(SendMessage(peer=after.peer, message=removal_message(after, htlcs[place])))
     if refusals:
-        after = replace(after, htlcs=tuple(htlcs))
+        after = evolve(after, htlcs=tuple(htlcs))
     return after, refusals, told
 
 
@@ -416,7 +417,7 @@ def _cleared(channel: Channel) -> Channel:
     htlcs, gain = commitments.without_removed(channel)
     if len(htlcs) == len(channel.htlcs):
         return channel
-    return replace(
+    return evolve(
         channel,
         htlcs=htlcs,
         our_balance=Msat(channel.our_balance + gain),
