@@ -112,9 +112,11 @@ def _engine(where: Path | str, read_only: bool) -> tuple[str, Engine]:
         url = make_url(where)
         if url.get_backend_name() != "sqlite":
             try:
-                return url.render_as_string(hide_password=True), create_engine(url, pool_size=1, max_overflow=0)
+                engine = create_engine(url, pool_size=1, max_overflow=0)
             except ImportError as error:
                 raise StorageFailed(f"no driver for {url.drivername}: install `rrnode[postgres]` ({error})") from None
+            _settle_postgresql(engine, read_only)
+            return url.render_as_string(hide_password=True), engine
         where = url.database or ""
     path = Path(where).absolute()
     _prepare_file(path, read_only)
@@ -143,6 +145,15 @@ def _engine(where: Path | str, read_only: bool) -> tuple[str, Engine]:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return str(path), engine
+
+
+def _settle_postgresql(engine: Engine, read_only: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def _settle(connection: Any, _: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION synchronous_commit = on")  # whatever the server's default is
+            cursor.execute(f"SET SESSION default_transaction_read_only = {'on' if read_only else 'off'}")
+        connection.commit()
 
 
 def _prepare_file(path: Path, read_only: bool) -> None:
