@@ -86,6 +86,10 @@ class ChainBackend(ABC):
         return {txid: raw for txid, raw in found.items() if raw is not None}
 
     @abstractmethod
+    async def mempool_spenders(self, outpoints: Sequence[bytes]) -> dict[bytes, Txid]:
+        """Which of these outpoints (36 bytes: txid, index as little-endian) the mempool spends now, and by whom."""
+
+    @abstractmethod
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         """The output if neither the best chain nor the mempool spends it, else None."""
 

@@ -34,6 +34,7 @@ FEERATE_FLOOR = FeeRate(1000)
 _CHAIN_NAMES = {"regtest": "regtest", "signet": "signet", "testnet4": "testnet4", "mainnet": "main"}
 _TOPICS = ("hashblock", "hashtx", "sequence")
 _REFS_KEPT = 4096
+_OUTPOINTS_ASKED = 500  # in one request
 _SLOW_POLL = 10.0  # seconds between looks while ZMQ tells
 
 _NOT_FOUND, _OUT_OF_RANGE, _KNOWN = -5, -8, -27
@@ -249,6 +250,17 @@ class BitcoindChain(ChainBackend, Miner):
             for txid, entry, raw in zip(txids, answers[::2], answers[1::2], strict=True)
             if not isinstance(entry, RpcFailure) and not isinstance(raw, RpcFailure)
         }
+
+    @_sensible
+    async def mempool_spenders(self, outpoints: Sequence[bytes]) -> dict[bytes, Txid]:
+        found: dict[bytes, Txid] = {}
+        for start in range(0, len(outpoints), _OUTPOINTS_ASKED):
+            asked = outpoints[start : start + _OUTPOINTS_ASKED]
+            places = [{"txid": p[:32][::-1].hex(), "vout": int.from_bytes(p[32:], "little")} for p in asked]
+            for place, answer in zip(asked, await self._ask("gettxspendingprevout", places), strict=True):
+                if "spendingtxid" in answer:
+                    found[place] = Txid(bytes.fromhex(answer["spendingtxid"])[::-1])
+        return found
 
     @_sensible
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:

@@ -245,6 +245,11 @@ class KernelChain(ChainBackend, Miner):
         entry = self.mempool_now.entries.get(txid)
         return entry.tx.raw if entry else None
 
+    async def mempool_spenders(self, outpoints: Sequence[bytes]) -> dict[bytes, Txid]:
+        self._check_open()
+        found = {place: self.mempool_now.spender(place) for place in outpoints}
+        return {place: txid for place, txid in found.items() if txid is not None}
+
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         self._check_open()
         place = outpoint(txid, index)

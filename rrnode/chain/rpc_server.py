@@ -224,6 +224,16 @@ class _Methods:
             raise _RpcError(_NO_SUCH, "No such mempool transaction")
         return raw.hex()
 
+    async def rpc_gettxspendingprevout(self, places: Json) -> Json:
+        if not isinstance(places, list) or not all(isinstance(place, dict) for place in places):
+            raise _RpcError(_PARAMETER, "a list of objects with txid and vout wanted")
+        asked = [parse.outpoint(_hash(p.get("txid")), _whole(p.get("vout"), 0, 2**32 - 1)) for p in places]
+        found = await self._chain.mempool_spenders(asked)
+        return [
+            {"txid": p["txid"], "vout": p["vout"]} | ({"spendingtxid": _shown(found[at])} if at in found else {})
+            for p, at in zip(places, asked, strict=True)
+        ]
+
     async def rpc_gettxout(self, txid: Json, number: Json, include_mempool: Json = True) -> Json:
         if include_mempool is not True:
             raise _RpcError(_PARAMETER, "only with the mempool")
