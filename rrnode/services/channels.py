@@ -7,7 +7,7 @@ import structlog
 import trio
 
 from protocols.channel.events import LinkDown, LinkUp, MessageReceived
-from protocols.ids import PeerId
+from protocols.ids import ChannelId, PeerId
 from protocols.wire.channel import CODEC, PROTOCOL, ChannelMessage, Error, OpenChannel
 from rrnode.dispatcher import Halted
 from rrnode.errors import LinkClosed
@@ -33,6 +33,7 @@ class ChannelService:
         is_neighbour: whether there is a channel, or one is being opened, with this peer.
         fresh_keys: sets aside a never-used channel key index, durably, before it is told.
         refuses_open: a sentence why a stranger's channel is not wanted now, or None.
+        error_received: hears what a neighbour says is wrong with a channel, before the engine acts on it.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class ChannelService:
         is_neighbour: Callable[[PeerId], bool],
         fresh_keys: Callable[[], Awaitable[int]],
         refuses_open: Callable[[PeerId, OpenChannel], str | None],
+        error_received: Callable[[ChannelId, str], None],
     ) -> None:
+        self._error_received = error_received
         self._post, self._fresh_keys, self._refuses_open = post, fresh_keys, refuses_open
         self._wanted: set[PeerId] = set()
         self._ready: dict[PeerId, FrameStream] = {}
@@ -97,6 +100,8 @@ class ChannelService:
             while True:
                 message = CODEC.decode(await stream.receive())
                 key_index = None
+                if isinstance(message, Error):
+                    self._error_received(ChannelId(message.channel_id), message.text)
                 if isinstance(message, OpenChannel):
                     refusal = self._refuses_open(peer, message)
                     if refusal is None and not self._opens.take(peer):

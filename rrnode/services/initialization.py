@@ -60,7 +60,8 @@ class InitializationService:
 
     Args:
         host: the links.
-        take: reads a sealed initialization meant for us and begins to flood; raises NotTaken.
+        take: reads a sealed initialization meant for us, from a sender told apart by the second argument, and begins to
+            flood; raises NotTaken.
         attaches_to: whether this peer is a routing server of ours, at which we want to be reachable.
         hands_to: whether this peer is a client of ours, to which we hand what arrives.
         throw_away: a running host with a fresh identity and no listening port.
@@ -70,7 +71,7 @@ class InitializationService:
         self,
         *,
         host: Host,
-        take: Callable[[bytes], Awaitable[None]],
+        take: Callable[[bytes, bytes], Awaitable[None]],
         attaches_to: Callable[[PeerId], bool],
         hands_to: Callable[[PeerId], bool],
         throw_away: Callable[[], AbstractAsyncContextManager[Host]],
@@ -104,16 +105,16 @@ class InitializationService:
             while True:
                 match CODEC.decode(await stream.receive()):
                     case Handed(number=number, sealed=sealed):
-                        code, reason = await self._taken(sealed)
+                        code, reason = await self._taken(sealed, sealed[:33])  # the server counts its senders
                         await stream.send(CODEC.encode(Taken(number, code, reason)))
                     case other:
                         raise PeerProtocolError(f"{type(other).__name__} on an attached stream")
         finally:
             self.standing.discard(stream.peer)
 
-    async def _taken(self, sealed: bytes) -> tuple[int, str]:
+    async def _taken(self, sealed: bytes, sender: bytes) -> tuple[int, str]:
         try:
-            await self._take(sealed)
+            await self._take(sealed, sender)
         except NotTaken as refusal:
             return refusal.code, refusal.reason[:256]
         return 0, ""
@@ -155,7 +156,7 @@ class InitializationService:
         if not self._strangers.take(stream.remote_address or stream.peer):
             return Failed(DeliveryCode.TOO_MANY, "too many initializations; try again in a few seconds")
         if payee == self._host.peer_id:
-            code, reason = await self._taken(sealed)
+            code, reason = await self._taken(sealed, (stream.remote_address or stream.peer.hex()).encode())
             return Failed(code, reason) if code else Delivered()
         there = self._payees.get(payee)
         if there is None:

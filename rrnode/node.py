@@ -1,0 +1,567 @@
+"""The composition root: the only place that knows all parts of a node and ties them together (DESIGN 3).
+
+Who waits for whom: streams and the chain give events to the dispatcher; the dispatcher commits and performs; performing
+hands over to queues, never to a peer. The routing engine lives beside the money engine and is told what it may offer.
+"""
+
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from bootstrap.networks import NETWORKS
+from protocols.channel.events import (
+    Alarm,
+    BuildFunding,
+    ChannelChanged,
+    FundingBuilt,
+    FundingFailed,
+    Publish,
+    PublishWithChild,
+    PublishWithInputs,
+    ReleaseFunding,
+    SendMessage,
+    StoreChannel,
+    WatchOutpoint,
+    WatchTx,
+)
+from protocols.channel.state import Channel, Phase, balances, is_usable
+from protocols.facts import Facts
+from protocols.ids import ChannelId, PeerId
+from protocols.payment.engine import Engine as MoneyEngine
+from protocols.payment.events import (
+    ChainReserveChanged,
+    FindOffers,
+    NeighbourLiquidity,
+    OffersFound,
+    OfferUsed,
+    PaymentChanged,
+    PromiseChanged,
+)
+from protocols.routing.engine import Engine as RoutingEngine
+from protocols.routing.events import LiquidityChanged, OfferArrived, PaymentEnded
+from protocols.units import BlockHeight, FeeRate, UnixTime
+from protocols.wire.channel import Error, OpenChannel
+from rrnode.chain.base import BlockRef, ChainBackend
+from rrnode.chain.broadcaster import Broadcaster
+from rrnode.chain.follower import Follower
+from rrnode.config.settings import Settings
+from rrnode.control import models as m
+from rrnode.control.bus import EventBus
+from rrnode.control.text import peer_text, txid_text
+from rrnode.dispatcher import Batch, Dispatcher, Halted
+from rrnode.errors import ChainUnavailable, StorageFailed, UserError
+from rrnode.host.base import Host, PeerConnected, PeerLost
+from rrnode.host.dialer import Dialer, Source
+from rrnode.host.peer_text import join_address
+from rrnode.keys import KeyTree
+from rrnode.services.addresses import StoredAddresses
+from rrnode.services.channels import ChannelService
+from rrnode.services.initialization import InitializationService
+from rrnode.services.paying import Paying
+from rrnode.services.routing import RoutingService, SubscriptionEffect
+from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
+from rrnode.storage import Store
+from rrnode.wallet import Wallet, catch_up
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
+
+log = structlog.get_logger(__name__)
+
+MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
+FLOOR_FEERATE = FeeRate(1000)  # 1 sat/vB, until the chain has told better
+FEE_TARGET = 6  # blocks within which our transactions should confirm
+TROUBLE_EVERY = 2.0  # seconds between two looks whether the chain is still there
+SWITCH_ROUTE = 1  # bit of `Hello.switches`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a node is made of; `rrnode.start` makes the real ones, tests give others.
+
+    Attributes:
+        throw_away: a running host under a fresh identity, for delivering initializations (R14).
+        clock: unix time in seconds.
+    """
+
+    settings: Settings
+    keys: KeyTree
+    store: Store
+    wallet: Wallet
+    host: Host
+    backend: ChainBackend
+    throw_away: Callable[[], AbstractAsyncContextManager[Host]]
+    clock: Callable[[], float]
+
+
+@dataclass(slots=True)
+class Opening:
+    """A channel that our owner is opening: under which id it goes now, and why it came to nothing."""
+
+    now_called: ChannelId
+    reason: str = ""
+    hint: str = ""
+
+
+def lives(channel: Channel) -> bool:
+    """Whether a channel still needs its neighbour."""
+    return channel.phase not in (Phase.FORCED, Phase.CLOSED)
+
+
+class Node:
+    """A running node. `run` serves until `stop` is called or the node halts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        settings = self.settings = parts.settings
+        self.host, self.store, self.wallet, self.backend = parts.host, parts.store, parts.wallet, parts.backend
+        self.us = parts.keys.node_id()
+        self.asset = settings.network.genesis
+        self.started_at = parts.clock()
+        self.stopping = trio.Event()
+        self.ended = trio.Event()
+        self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
+        self.bus = EventBus(parts.clock)
+        self._feerate = FLOOR_FEERATE
+        self._neighbours: set[PeerId] = set()
+        self._openings: dict[ChannelId, Opening] = {}
+        self._change = trio.Event()
+        self._taken_in = BlockHeight(0)
+        self._told_reserve: int | None = -1
+        self._background: trio.Nursery | None = None
+
+        loaded = self.store.load()
+        self.money = MoneyEngine(
+            us=self.us,
+            asset=self.asset,
+            keys=parts.keys.key_ring(),
+            snapshot=loaded.snapshot,
+            config=settings.engine_config(),
+        )
+        self._neighbours = {channel.peer for channel in self.money.channels() if lives(channel)}
+        self.dispatcher = Dispatcher(
+            handle=self.money.handle,
+            commit=self._commit,
+            perform=self._perform,
+            answer=self._answer,
+            facts=self._facts,
+        )
+        self.follower = Follower(self.backend, cursor=loaded.cursor)
+        self.broadcaster = Broadcaster(self.backend, self.wallet)
+        self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
+
+        routing = RoutingEngine(settings.routing_config(), self.us)
+        self.routing = RoutingService(
+            host=self.host,
+            engine=routing,
+            epoch=os.urandom(16),
+            routes=settings.roles.route,
+            now=self.now,
+            is_neighbour=self.is_neighbour,
+            subscriptions=self._subscription_effect,
+            offer_arrived=self._offer_arrived,
+        )
+        self.subscriptions: SubscriptionServer | None = None
+        if settings.roles.route:
+            self.subscriptions = SubscriptionServer(
+                host=self.host,
+                tell=self.routing.tell,
+                answer=routing.answer,
+                now=self.now,
+                most=settings.limits.max_clients,
+            )
+        self.subscribed = SubscriptionClient(
+            host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
+        )
+        self.channels = ChannelService(
+            host=self.host,
+            post=self.dispatcher.post,
+            is_neighbour=self.is_neighbour,
+            fresh_keys=self._fresh_keys,
+            refuses_open=self._refuses_open,
+            error_received=self._opening_failed,
+        )
+        self.initializations = InitializationService(
+            host=self.host,
+            take=self._take_initialization,
+            attaches_to=self.is_our_server,
+            hands_to=self.is_neighbour,
+            throw_away=parts.throw_away,
+        )
+        self.paying = Paying(
+            settings=settings,
+            config=self.money.config,
+            engine=self.money,
+            us=self.us,
+            secret=parts.keys.identity_secret(),
+            bus=self.bus,
+            ask=self.ask,
+            tell=self.routing.tell,
+            subscriptions=self.subscribed,
+            deliver=self.initializations.deliver,
+            servers=self.reachable_at,
+            now=self.now,
+            prefixes={network.name: network.prefix for network in NETWORKS.values()},
+        )
+
+    # --- small facts --------------------------------------------------------------------------------------------------
+
+    def now(self) -> UnixTime:
+        """Unix time, whole seconds."""
+        return UnixTime(int(self.parts.clock()))
+
+    def _facts(self) -> Facts:
+        return Facts(now=self.now(), tip=self.follower.height, feerate=self._feerate, entropy=os.urandom(32))
+
+    def is_neighbour(self, peer: PeerId) -> bool:
+        """Whether there is a channel, living or about to, with this peer."""
+        return peer in self._neighbours
+
+    def is_our_server(self, peer: PeerId) -> bool:
+        """Whether we subscribe at this peer and can be reached through it: a neighbour that routes, while we do not."""
+        link = self.host.connected().get(peer)
+        return (
+            not self.settings.roles.route
+            and link is not None
+            and bool(link.switches & SWITCH_ROUTE)
+            and self.is_neighbour(peer)
+        )
+
+    def reachable_at(self) -> tuple[str, ...]:
+        """Addresses at which a payer can leave an initialization for us."""
+        if own := self.host.addresses():
+            return own
+        return tuple(
+            join_address(known.where, peer)
+            for peer in sorted(self.initializations.standing)
+            for known in self.dialer.addresses_of(peer)
+        )
+
+    def halted(self) -> str:
+        """Why the node takes on nothing new; "" while all is well."""
+        return self.dispatcher.halted or ""
+
+    async def ask(self, event: Any) -> list[Any]:
+        """Give the money engine an event and wait until what follows is on disk. Raises StorageFailed when halted."""
+        try:
+            return await self.dispatcher.ask(event)
+        except Halted as error:
+            raise StorageFailed(f"the node has halted and takes on nothing new: {error}") from None
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stopping` is set or the node halts; reports started when it listens and follows the chain."""
+        async with self.backend.running(), self.host.running():
+            await self._check_chain()
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._background = nursery
+                    await nursery.start(self._follow)
+                    nursery.start_soon(self._dispatch)
+                    nursery.start_soon(self._watch_peers)
+                    for service in (
+                        self.channels.run,
+                        self.routing.run,
+                        self.subscribed.run,
+                        self.initializations.run,
+                        self.dialer.run,
+                        self.paying.run,
+                    ):
+                        nursery.start_soon(service)
+                    task_status.started()
+                    await self.stopping.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._background = None
+                self.bus.publish(m.Stopping(reason=self.halted()))
+                self._notify()
+                self.ended.set()
+
+    async def _dispatch(self) -> None:
+        """The money engine's task. When it halts, everything that could take on something new ends with it."""
+        try:
+            await self.dispatcher.run(self.money.resume)
+        except Halted as error:
+            self._alarm(f"the node has halted and takes on nothing new: {error}")
+            self._require_background().cancel_scope.cancel()
+
+    def _require_background(self) -> trio.Nursery:
+        assert self._background is not None, "the node is not running"
+        return self._background
+
+    async def _check_chain(self) -> None:
+        genesis = await self.backend.genesis()
+        if genesis != self.asset:
+            raise UserError(
+                f"the chain at {self.backend.name} is not {self.settings.network.name}",
+                "check chain.url and node.network in the configuration",
+            )
+        self._feerate = await self.backend.feerate(FEE_TARGET)
+
+    # --- following the chain ------------------------------------------------------------------------------------------
+
+    @property
+    def feerate(self) -> FeeRate:
+        """What a transaction should pay now to confirm within a few blocks."""
+        return self._feerate
+
+    @property
+    def height(self) -> BlockHeight:
+        """Height up to which the node has taken in the chain."""
+        return self._taken_in
+
+    @property
+    def chain_problem(self) -> str:
+        """Why the chain cannot be followed now; "" while it can."""
+        return self.follower.trouble or ""
+
+    @property
+    def chain_ready(self) -> bool:
+        """Whether the chain is followed now."""
+        return self._background is not None and not self.follower.trouble
+
+    async def _follow(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Wallet first, then the channels: a crash in between repeats the batch, and the wallet takes it once."""
+        await self.follower.start()
+        await catch_up(self.wallet, self.backend)
+        self._taken_in = self.follower.height
+        task_status.started()
+        await self._tell_reserve()
+        self._require_background().start_soon(self._watch_trouble)
+        while True:
+            batch = await self.follower.next()
+            concerned = await trio.to_thread.run_sync(self.wallet.take, batch)
+            cursor = (batch.tip.height, batch.tip.hash)
+            if batch.connected:
+                with suppress(ChainUnavailable):
+                    self._feerate = await self.backend.feerate(FEE_TARGET)
+            for fact in batch.facts[:-1]:
+                await self.dispatcher.post(fact)
+            if batch.facts:
+                await self.dispatcher.post(batch.facts[-1], cursor=cursor, before=partial(self._took_in, batch.tip))
+            if concerned or batch.connected:
+                await self._tell_reserve()
+
+    def _took_in(self, tip: BlockRef) -> None:
+        self._taken_in = tip.height
+        self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
+        self._notify()
+
+    async def _tell_reserve(self) -> None:
+        """Tell the engine what the wallet could pay fees with (DESIGN 6); None while the chain is away."""
+        confirmed: int | None = None
+        if not self.follower.trouble:
+            confirmed = await trio.to_thread.run_sync(self.wallet.confirmed_for_fees)
+        if confirmed != self._told_reserve:
+            self._told_reserve = confirmed
+            await self.dispatcher.post(ChainReserveChanged(confirmed_sat=confirmed))
+
+    async def _watch_trouble(self) -> None:
+        """A chain that is lost stops forwarding within seconds, and says so (DESIGN 9)."""
+        before = ""
+        while True:
+            await trio.sleep(TROUBLE_EVERY)
+            problem = self.chain_problem
+            if problem != before:
+                before = problem
+                if problem:
+                    self._alarm(f"the chain cannot be followed, nothing new is taken on: {problem}")
+                await self._tell_reserve()
+
+    # --- peers --------------------------------------------------------------------------------------------------------
+
+    async def _watch_peers(self) -> None:
+        for peer in self._neighbours:
+            self.dialer.want(peer)
+        for address in self.settings.host.keep:
+            self.dialer.want(self.dialer.name(address, Source.USER))
+        async with self.host.events() as events:
+            async for event in events:
+                match event:
+                    case PeerConnected(peer=peer):
+                        self.bus.publish(m.PeerEvent(peer_id=peer_text(peer), connected=True))
+                    case PeerLost(peer=peer, reason=reason):
+                        self.bus.publish(m.PeerEvent(peer_id=peer_text(peer), connected=False, reason=reason))
+                self._notify()
+
+    async def keep(self, peer: PeerId, address: str) -> None:
+        """Stay connected with this peer."""
+        self.dialer.name(address, Source.USER)
+        self.dialer.want(peer)
+
+    async def unkeep(self, peer: PeerId) -> None:
+        """Stop redialling this peer."""
+        self.dialer.unwant(peer)
+
+    # --- the dispatcher's hands ---------------------------------------------------------------------------------------
+
+    def _commit(self, batch: Batch) -> None:
+        """In a worker thread."""
+        for effect in batch.stores:
+            if isinstance(effect, StoreChannel) and effect.replaces is not None:
+                self._renamed(effect.replaces, effect.channel.channel_id)
+        self.store.commit(batch.stores, batch.journal, batch.cursor)
+
+    def _answer(self, question: FindOffers) -> OffersFound:
+        offers = self.routing.engine.offers(question.payment_hash, question.upstream, question.asset, self.now())
+        return OffersFound(reference=question.reference, offers=offers)
+
+    def _perform(self, effect: Any) -> None:
+        """Hand one effect over; never waits."""
+        match effect:
+            case SendMessage():
+                if isinstance(effect.message, Error):
+                    self._opening_failed(ChannelId(effect.message.channel_id), effect.message.text)
+                self.channels.send(effect.peer, effect.message)
+            case ChannelChanged():
+                self._channel_changed(effect.channel_id)
+            case NeighbourLiquidity():
+                self.routing.tell(
+                    LiquidityChanged(neighbour=effect.neighbour, liquidity=effect.liquidity, now=self.now())
+                )
+            case OfferUsed():
+                self.routing.tell(
+                    PaymentEnded(
+                        payment_hash=effect.payment_hash,
+                        downstream=effect.downstream,
+                        paid=effect.paid,
+                        now=self.now(),
+                    )
+                )
+            case PaymentChanged():
+                self.paying.payment_changed(effect)
+            case PromiseChanged():
+                self.paying.promise_changed(effect)
+            case BuildFunding():
+                self._require_background().start_soon(self._build_funding, effect)
+            case ReleaseFunding():
+                self._require_background().start_soon(self._release_funding, effect.channel_id)
+            case Publish() | PublishWithChild() | PublishWithInputs():
+                self.broadcaster.take(effect)
+            case WatchTx():
+                self.follower.watch_tx(effect)
+            case WatchOutpoint():
+                self.follower.watch_outpoint(effect)
+            case Alarm():
+                self._alarm(f"channel {effect.channel_id.hex()[:16]}: {effect.text}", effect.channel_id)
+
+    def _alarm(self, text: str, channel_id: ChannelId | None = None) -> None:
+        log.error("alarm", text=text)
+        self.alarms.append(text)
+        self.bus.publish(m.AlarmRaised(channel_id=channel_id.hex() if channel_id else "", text=text))
+
+    def _channel_changed(self, channel_id: ChannelId) -> None:
+        channel = self.money.channel(channel_id)
+        if channel is not None:
+            if lives(channel):
+                if channel.peer not in self._neighbours:
+                    self._neighbours.add(channel.peer)
+                    self.routing.sessions.check(channel.peer)
+                    self.channels.sessions.check(channel.peer)
+                    self.subscribed.sessions.check(channel.peer)
+                    self.initializations.attachments.check(channel.peer)
+            else:
+                self._maybe_no_neighbour(channel.peer)
+            info = balances(channel)
+            self.bus.publish(
+                m.ChannelEvent(
+                    channel_id=channel_id.hex(),
+                    peer_id=peer_text(channel.peer),
+                    phase=channel.phase.name.lower(),
+                    usable=is_usable(channel),
+                    ours_msat=info.ours,
+                    theirs_msat=info.theirs,
+                    text=channel.failure or channel.phase.value,
+                )
+            )
+        self._notify()
+
+    def _maybe_no_neighbour(self, peer: PeerId) -> None:
+        if not any(lives(channel) for channel in self.money.channels() if channel.peer == peer):
+            self._neighbours.discard(peer)
+            self.routing.forget(peer)
+
+    # --- channels being opened: what their owner waits for ------------------------------------------------------------
+
+    @contextmanager
+    def following_opening(self, temporary: ChannelId) -> Iterator[Opening]:
+        """Follow a channel that is being opened, through its change of id."""
+        opening = self._openings[temporary] = Opening(now_called=temporary)
+        try:
+            yield opening
+        finally:
+            del self._openings[temporary]
+
+    def _renamed(self, before: ChannelId, after: ChannelId) -> None:
+        for opening in self._openings.values():
+            if opening.now_called == before:
+                opening.now_called = after
+
+    def _opening_failed(self, channel_id: ChannelId, reason: str, hint: str = "") -> None:
+        for opening in self._openings.values():
+            if opening.now_called == channel_id and not opening.reason:
+                opening.reason, opening.hint = reason or "the neighbour refused the channel", hint
+        self._notify()
+
+    # --- waiting for changes ------------------------------------------------------------------------------------------
+
+    def _notify(self) -> None:
+        self._change.set()
+        self._change = trio.Event()
+
+    async def changed(self) -> None:
+        """Wait until something (a channel, a peer, the chain) has changed."""
+        await self._change.wait()
+
+    async def caught_up(self, height: BlockHeight) -> None:
+        """Wait until the node has taken in the chain up to this height."""
+        while self.height < height:
+            await self.changed()
+
+    # --- the wallet's part in opening ---------------------------------------------------------------------------------
+
+    async def _fresh_keys(self) -> int:
+        return await trio.to_thread.run_sync(self.wallet.reserve_key_index)
+
+    def _refuses_open(self, peer: PeerId, message: OpenChannel) -> str | None:
+        if not self.settings.channels.accept:
+            return "this node accepts no channels"
+        if self.chain_problem:
+            return "this node does not see the chain at the moment"
+        return None
+
+    async def _build_funding(self, order: BuildFunding) -> None:
+        def build() -> tuple[bytes, int]:
+            return self.wallet.build_funding(order.channel_id, order.script, order.amount, self._feerate)
+
+        try:
+            transaction, index = await trio.to_thread.run_sync(build)
+        except UserError as error:
+            self._opening_failed(order.channel_id, str(error), error.hint)
+            await self.dispatcher.post(FundingFailed(channel_id=order.channel_id, reason=str(error)))
+            return
+        await self.dispatcher.post(
+            FundingBuilt(channel_id=order.channel_id, transaction=transaction, output_index=index)
+        )
+
+    def _subscription_effect(self, effect: SubscriptionEffect) -> None:
+        if self.subscriptions is not None:
+            self.subscriptions.perform(effect)
+
+    def _offer_arrived(self, arrived: OfferArrived) -> None:
+        self.paying.offer_arrived(arrived)
+
+    async def _take_initialization(self, sealed: bytes, sender: bytes) -> None:
+        await self.paying.take(sealed, sender)
+
+    async def _release_funding(self, channel_id: ChannelId) -> None:
+        await trio.to_thread.run_sync(self.wallet.release, channel_id)

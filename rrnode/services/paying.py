@@ -1,0 +1,454 @@
+"""Paying and being paid: from a string that the user pasted to a settled payment, and from a sealed initialization to
+the offers that go out for it (THEORY, "The protocol"; R9, R14).
+
+The money engine decides and stores; this service tells the network what is wanted, waits as the policy says, and turns
+what happens into progress that a person can follow. It holds nothing that a restart would miss.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import trio
+
+from protocols.errors import DecodeError
+from protocols.ids import PaymentHash, PeerId, Preimage
+from protocols.payment import payer, request
+from protocols.payment.config import EngineConfig
+from protocols.payment.engine import Engine as MoneyEngine
+from protocols.payment.events import (
+    Kind,
+    LockRequested,
+    PayAbandoned,
+    Payment,
+    PaymentChanged,
+    PayPhase,
+    PayRequested,
+    Promise,
+    PromiseChanged,
+    PromiseMade,
+    PromisePhase,
+    RequestRefused,
+)
+from protocols.payment.initialization import Initialization, seal, unseal
+from protocols.payment.payee import Budget, Judgement, flood_of, hash_of, judge, lock_blocks, promise_of
+from protocols.routing.events import (
+    FloodEnded,
+    OfferArrived,
+    OffersNoLongerWanted,
+    OffersWanted,
+    RoutingEvent,
+)
+from protocols.units import MAX_MSAT, Amount, AssetId, Msat, UnixTime
+from protocols.wire.init import DeliveryCode
+from rrnode.config.settings import Settings
+from rrnode.control import models as m
+from rrnode.control.bus import EventBus
+from rrnode.control.convert import failure_text, offer_seen
+from rrnode.control.text import peer_text
+from rrnode.errors import Unreachable, UserError
+from rrnode.services.initialization import NotTaken
+from rrnode.services.subscriptions import SubscriptionClient
+
+log = structlog.get_logger(__name__)
+
+INITIALIZATION_LIVES = 120  # seconds that offers for one payment stay of use
+SERVERS_LINKED_WITHIN = 5.0  # seconds that a payment waits for a routing server to be linked
+
+
+@dataclass(slots=True)
+class _Run:
+    """A payment under way in this process."""
+
+    payment: Payment
+    started: float
+    offers: trio.MemorySendChannel[OfferArrived]
+    arrived: trio.MemoryReceiveChannel[OfferArrived]
+    cheapest: Msat | None = None
+    undelivered: str = ""
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    def after_ms(self) -> int:
+        return int((trio.current_time() - self.started) * 1000)
+
+
+class Paying:
+    """Payments that we make and take.
+
+    Args:
+        engine: to read from; it is changed only through `ask`.
+        ask: `Dispatcher.ask`.
+        tell: gives an event to the routing engine.
+        subscriptions: our subscriptions at routing servers.
+        deliver: brings a sealed initialization to a payee; raises Unreachable.
+        secret: our node key.
+        servers: where payers can reach us, for our contact.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        config: EngineConfig,
+        engine: MoneyEngine,
+        us: PeerId,
+        secret: bytes,
+        bus: EventBus,
+        ask: Callable[[Any], Awaitable[list[Any]]],
+        tell: Callable[[RoutingEvent], None],
+        subscriptions: SubscriptionClient,
+        deliver: Callable[[PeerId, Sequence[str], bytes], Awaitable[None]],
+        servers: Callable[[], tuple[str, ...]],
+        now: Callable[[], UnixTime],
+        prefixes: dict[str, str],
+    ) -> None:
+        self._settings, self._config, self._engine = settings, config, engine
+        self._us, self._secret, self._bus = us, secret, bus
+        self._ask, self._tell, self._subscriptions = ask, tell, subscriptions
+        self._deliver, self._servers, self._now, self._prefixes = deliver, servers, now, prefixes
+        self._asset: AssetId = settings.network.genesis
+        self._budget = Budget()
+        self._runs: dict[PaymentHash, _Run] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Serve until cancelled. Payments that a restart caught before anything was locked end here."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for payment in self._engine.payments():
+                if payment.phase is PayPhase.COLLECTING:
+                    reason = "The node was restarted before anything was locked; nothing was paid. Pay again."
+                    await self._ask(PayAbandoned(payment_hash=payment.payment_hash, reason=reason))
+            await trio.sleep_forever()
+
+    # --- strings ------------------------------------------------------------------------------------------------------
+
+    def contact(self) -> request.Contact:
+        """Who we are and where we can be reached. Raises UserError while we can be reached nowhere."""
+        servers = self._servers()
+        if not servers:
+            raise UserError(
+                "nobody could reach this node yet: it listens nowhere and is linked to no routing server with which it "
+                "has a channel",
+                "connect to a routing server and have a channel with it",
+            )
+        return request.Contact(payee=self._us, servers=servers[:8])
+
+    def contact_text(self) -> str:
+        """Our contact string."""
+        return request.encode_contact(self.contact(), prefix=self._settings.network.prefix)
+
+    async def make_request(self, amount: Msat, memo: str, seconds: int) -> tuple[str, Promise]:
+        """Make, store and sign a payment request of ours.
+
+        Raises:
+            UserError: it cannot be taken; says why.
+        """
+        contact = self.contact()
+        preimage = Preimage(os.urandom(32))
+        payment_hash = PaymentHash(hashlib.sha256(preimage).digest())
+        expiry = UnixTime(self._now() + seconds)
+        made = PromiseMade(
+            payment_hash=payment_hash,
+            preimage=preimage,
+            kind=Kind.REQUEST,
+            amount=Amount(amount, self._asset),
+            expiry=expiry,
+            lock_blocks=lock_blocks(self._config, os.urandom(32)),
+            memo=memo,
+        )
+        _refused(await self._ask(made))
+        promise = self._engine.promise(payment_hash)
+        assert promise is not None
+        asked = request.Request(
+            contact=contact, payment_hash=payment_hash, amount=promise.amount, expiry=expiry, memo=memo
+        )
+        return request.encode_request(asked, prefix=self._settings.network.prefix, secret=self._secret), promise
+
+    # --- paying -------------------------------------------------------------------------------------------------------
+
+    async def pay(self, order: m.PayOrder) -> PaymentHash:
+        """Check, store and start a payment. Raises UserError with the sentence the user should see."""
+        try:
+            target = request.decode(
+                order.target.strip(),
+                network=self._settings.network.name,
+                prefixes=self._prefixes,
+                now=self._now(),
+            )
+        except DecodeError as error:
+            raise UserError(str(error)) from None
+        if isinstance(target, request.Request):
+            contact, memo = target.contact, target.memo
+            if order.amount_msat is not None and order.amount_msat != target.amount.msat:
+                raise UserError(
+                    f"the request asks for {target.amount.msat} msat, not {order.amount_msat}", "leave the amount out"
+                )
+            amount, preimage, payment_hash = target.amount, None, target.payment_hash
+            expiry = min(target.expiry, self._now() + INITIALIZATION_LIVES)
+        else:
+            contact, memo = target, order.memo
+            if order.amount_msat is None:
+                raise UserError("a contact names no amount", "give one: rrnode pay CONTACT AMOUNT")
+            amount = Amount(Msat(order.amount_msat), self._asset)
+            preimage = Preimage(os.urandom(32))
+            payment_hash = PaymentHash(hashlib.sha256(preimage).digest())
+            expiry = self._now() + INITIALIZATION_LIVES
+        if contact.payee == self._us:
+            raise UserError("that is this node's own; a payment to oneself would only pay fees")
+        paid = PayRequested(
+            payment_hash=payment_hash,
+            kind=Kind.REQUEST if preimage is None else Kind.PUSH,
+            payee=contact.payee,
+            amount=amount,
+            ceiling=self._ceiling(order, amount),
+            preimage=preimage,
+            expiry=UnixTime(expiry),
+            memo=memo,
+        )
+        send, receive = trio.open_memory_channel[OfferArrived](256)
+        run = _Run(payment=_planned(paid, self._now()), started=trio.current_time(), offers=send, arrived=receive)
+        if payment_hash in self._runs:
+            raise UserError("this payment is under way already", "follow it with: rrnode payments")
+        self._runs[payment_hash] = run
+        try:
+            _refused(await self._ask(paid))
+        except BaseException:
+            del self._runs[payment_hash]
+            raise
+        assert self._nursery is not None
+        self._nursery.start_soon(self._drive, run, contact, order)
+        return payment_hash
+
+    def _ceiling(self, order: m.PayOrder, amount: Amount) -> Amount:
+        if order.ceiling_msat is not None and order.max_fee_msat is not None:
+            raise UserError("a ceiling and a maximum fee were both given", "give one of them")
+        if order.ceiling_msat is not None:
+            return Amount(Msat(order.ceiling_msat), amount.asset)
+        fee = self._settings.max_fee_for(amount.msat) if order.max_fee_msat is None else Msat(order.max_fee_msat)
+        return Amount(Msat(min(MAX_MSAT, amount.msat + fee)), amount.asset)
+
+    def _policy(self, order: m.PayOrder) -> payer.WaitPolicy:
+        wait = self._settings.wait
+
+        def chosen(asked: int | None, default: int) -> int:
+            return default if asked is None else asked
+
+        return payer.WaitPolicy(
+            quiet=chosen(order.quiet_ms, wait.quiet_ms),
+            maximum=chosen(order.maximum_ms, wait.maximum_ms),
+            good_enough=chosen(order.good_enough_ppm, wait.good_enough_ppm),
+        )
+
+    async def _drive(self, run: _Run, contact: request.Contact, order: m.PayOrder) -> None:
+        payment = run.payment
+        payment_hash = payment.payment_hash
+        try:
+            self._subscriptions.want(payment_hash, payment.expiry)
+            self._tell(OffersWanted(payment_hash=payment_hash, expiry=payment.expiry, now=self._now()))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._initialize, run, contact)
+                decision = await self._collect(run, self._policy(order))
+                nursery.cancel_scope.cancel()
+            if isinstance(decision, payer.GiveUp):
+                reason = run.undelivered or decision.reason
+                await self._ask(PayAbandoned(payment_hash=payment_hash, reason=reason))
+            else:
+                self._say_waiting(run, "the lock to be taken")
+                await self._ask(LockRequested(payment_hash=payment_hash))
+                self._say_waiting(run, "the settlement")
+            await run.ended.wait()
+        finally:
+            self._runs.pop(payment_hash, None)
+            self._subscriptions.forget(payment_hash)
+            self._tell(OffersNoLongerWanted(payment_hash=payment_hash, now=self._now()))
+
+    async def _initialize(self, run: _Run, contact: request.Contact) -> None:
+        """Bring the sealed initialization to the payee: from here on it asks the network."""
+        payment = run.payment
+        ceiling = payer.published_ceiling(payment.ceiling, payment.amount, os.urandom(32))
+        secret = payment.preimage if payment.kind is Kind.PUSH else payment.payment_hash
+        assert secret is not None
+        init = Initialization(
+            nonce=os.urandom(16),
+            kind=payment.kind,
+            secret=secret,
+            amount=payment.amount,
+            ceiling=ceiling,
+            expiry=payment.expiry,
+            memo=payment.memo if payment.kind is Kind.PUSH else "",
+        )
+        self._say_waiting(run, "the payee to answer")
+        try:
+            sealed = seal(init, contact.payee, os.urandom(32))
+            await self._deliver(contact.payee, contact.servers, sealed)
+        except DecodeError as error:
+            run.undelivered = f"The payee's key in the contact is no key ({error}); ask for a new contact."
+        except Unreachable as error:
+            run.undelivered = f"The payee could not be reached: {error}. Nothing was paid; try again later."
+        else:
+            self._say_waiting(run, "offers")
+            return
+        run.offers.close()
+
+    async def _collect(self, run: _Run, policy: payer.WaitPolicy) -> payer.Lock | payer.GiveUp:
+        """Gather offers until the policy is satisfied (R9)."""
+        payment = run.payment
+        collection = payer.Collection(
+            amount=payment.amount, ceiling=payment.ceiling, policy=policy, started=run.after_ms()
+        )
+        while True:
+            decision = collection.decide(run.after_ms())
+            if not isinstance(decision, payer.WaitUntil):
+                return decision
+            with trio.move_on_after((decision.at - run.after_ms()) / 1000):
+                try:
+                    arrived = await run.arrived.receive()
+                except trio.EndOfChannel:
+                    if collection.best is None:
+                        return payer.GiveUp(reason=run.undelivered)
+                    return payer.Lock()
+                offered = Amount(Msat(arrived.offer.amount_msat), AssetId(arrived.offer.asset))
+                collection = collection.offer(offered, run.after_ms())
+
+    def offer_arrived(self, arrived: OfferArrived) -> None:
+        """The routing engine has an offer for a hash that we want to pay; never waits."""
+        run = self._runs.get(PaymentHash(arrived.offer.payment_hash))
+        if run is None:
+            return
+        amount = Msat(arrived.offer.amount_msat)
+        cheapest = run.cheapest is None or amount < run.cheapest
+        if cheapest:
+            run.cheapest = amount
+        self._bus.publish(offer_seen(arrived, run.payment, cheapest=cheapest, after_ms=run.after_ms()))
+        with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError):
+            run.offers.send_nowait(arrived)  # the table holds it all the same; this channel only times the waiting
+
+    def _say_waiting(self, run: _Run, what: str) -> None:
+        self._bus.publish(m.Waiting(payment_hash=run.payment.payment_hash.hex(), what=what, after_ms=run.after_ms()))
+
+    def payment_changed(self, effect: PaymentChanged) -> None:
+        """Tell followers what became of a payment that we make."""
+        payment = effect.payment
+        run = self._runs.get(payment.payment_hash)
+        before = run.payment if run is not None else payment
+        after_ms = run.after_ms() if run is not None else 0
+        hash_text = payment.payment_hash.hex()
+        for number, attempt in enumerate(payment.attempts, start=1):
+            known = before.attempts[number - 1] if number <= len(before.attempts) else None
+            if known is None:
+                self._bus.publish(
+                    m.Locked(
+                        payment_hash=hash_text,
+                        attempt=number,
+                        neighbour=peer_text(attempt.neighbour),
+                        channel_id=attempt.channel_id.hex(),
+                        amount_msat=attempt.amount,
+                        fee_msat=attempt.amount - payment.amount.msat,
+                        expiry_height=attempt.expiry,
+                        after_ms=after_ms,
+                    )
+                )
+            if attempt.failure is not None and (known is None or known.failure is None):
+                self._bus.publish(
+                    m.AttemptFailed(
+                        payment_hash=hash_text,
+                        attempt=number,
+                        neighbour=peer_text(attempt.neighbour),
+                        reason=failure_text(attempt.failure),
+                        after_ms=after_ms,
+                    )
+                )
+        if run is not None:
+            run.payment = payment
+        match payment.phase:
+            case PayPhase.PAID if before.phase is not PayPhase.PAID or run is None:
+                sent = payment.attempts[-1].amount
+                self._bus.publish(
+                    m.Settled(
+                        payment_hash=hash_text,
+                        amount_msat=payment.amount.msat,
+                        sent_msat=sent,
+                        fee_msat=sent - payment.amount.msat,
+                        preimage=payment.preimage.hex() if payment.preimage else "",
+                        after_ms=after_ms,
+                    )
+                )
+            case PayPhase.FAILED if before.phase is not PayPhase.FAILED or run is None:
+                self._bus.publish(m.PaymentFailed(payment_hash=hash_text, reason=payment.reason, after_ms=after_ms))
+        if run is not None and payment.phase in (PayPhase.PAID, PayPhase.FAILED):
+            run.ended.set()
+
+    # --- being paid ---------------------------------------------------------------------------------------------------
+
+    async def take(self, sealed: bytes, sender: bytes) -> None:
+        """Read an initialization and ask the network for offers.
+
+        Args:
+            sealed: as it came.
+            sender: whatever tells senders apart, for the budget.
+
+        Raises:
+            NotTaken: why not; told to the payer.
+        """
+        try:
+            init = unseal(sealed, self._secret)
+        except DecodeError:
+            raise NotTaken(DeliveryCode.BAD_REQUEST, "the payee cannot read it") from None
+        now = self._now()
+        payment_hash = hash_of(init)
+        promise = self._engine.promise(payment_hash)
+        most = self._engine.most_receivable(self._asset)
+        verdict = judge(init, promise, asset=self._asset, most=most, now=now)
+        if verdict.judgement is Judgement.FLOOD:
+            verdict = self._budget.admit(init.nonce, sender, now)
+        if verdict.judgement is Judgement.REPEATED:
+            return
+        if verdict.judgement is Judgement.REFUSED:
+            code = DeliveryCode.TOO_MANY if verdict.busy else DeliveryCode.REFUSED
+            raise NotTaken(code, verdict.reason)
+        if promise is None:
+            made = promise_of(init, config=self._config, entropy=os.urandom(32))
+            try:
+                _refused(await self._ask(made))
+            except UserError as error:
+                raise NotTaken(DeliveryCode.REFUSED, str(error)) from None
+            promise = self._engine.promise(payment_hash)
+            assert promise is not None
+        self._tell(flood_of(promise, init.ceiling, init.expiry, entropy=os.urandom(32), now=self._now()))
+
+    def promise_changed(self, effect: PromiseChanged) -> None:
+        """Tell followers, and stop asking once the payment is in."""
+        promise = effect.promise
+        if promise.phase is PromisePhase.WAITING:
+            return
+        self._tell(FloodEnded(payment_hash=promise.payment_hash, now=self._now()))
+        if promise.phase is PromisePhase.CLAIMED:
+            self._bus.publish(
+                m.Received(payment_hash=promise.payment_hash.hex(), amount_msat=promise.received, memo=promise.memo)
+            )
+
+
+def _planned(order: PayRequested, now: UnixTime) -> Payment:
+    return Payment(
+        payment_hash=order.payment_hash,
+        kind=order.kind,
+        payee=order.payee,
+        amount=order.amount,
+        ceiling=order.ceiling,
+        preimage=order.preimage,
+        phase=PayPhase.COLLECTING,
+        created=now,
+        expiry=order.expiry,
+        memo=order.memo,
+    )
+
+
+def _refused(effects: list[Any]) -> None:
+    for effect in effects:
+        if isinstance(effect, RequestRefused):
+            raise UserError(effect.reason)

@@ -1,0 +1,111 @@
+"""Making a node out of its settings, and running it: what `rrnode start` does (DESIGN 3)."""
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import structlog
+import trio
+
+from protocols.units import UnixTime
+from rrnode.chain.base import ChainBackend
+from rrnode.chain.bitcoind import BitcoindChain
+from rrnode.chain.kernel import KernelChain
+from rrnode.config import Settings
+from rrnode.control.server import serve_control
+from rrnode.host.base import Host, HostConfig
+from rrnode.host.libp2p import LibP2PHost
+from rrnode.keys import KeyTree, SeedFile
+from rrnode.node import Node, Parts
+from rrnode.owner import Owner
+from rrnode.storage import Store
+from rrnode.version import VERSION
+from rrnode.wallet import Wallet
+
+log = structlog.get_logger(__name__)
+
+AGENT = f"rrnode/{VERSION}"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def backend_of(settings: Settings) -> ChainBackend:
+    """The chain backend that the settings name."""
+    chain = settings.chain
+    if chain.kind == "kernel":
+        return KernelChain(settings.data_dir / "chain", mine_every=chain.mine_every or None)
+    return BitcoindChain(
+        settings.rpc_url,
+        network=settings.network,
+        cookie=settings.cookie_file,
+        user=chain.user or None,
+        password=chain.password or None,
+        zmq=chain.zmq or None,
+        poll_every=chain.poll_seconds,
+    )
+
+
+def host_of(settings: Settings, keys: KeyTree) -> Host:
+    """The node's own host on libp2p."""
+    return LibP2PHost(
+        keys.identity_secret(),
+        genesis=settings.network.genesis,
+        switches=settings.switches,
+        agent=AGENT,
+        listen=settings.listen,
+        announce=settings.host.announce,
+        config=HostConfig(max_connections=settings.limits.max_peers),
+    )
+
+
+@asynccontextmanager
+async def throw_away_host(settings: Settings) -> AsyncIterator[Host]:
+    """A host with a fresh identity that listens nowhere, for one delivery (R14)."""
+    host = LibP2PHost(os.urandom(32), genesis=settings.network.genesis, agent=AGENT)
+    async with host.running():
+        yield host
+
+
+async def run(settings: Settings, *, ready: Callable[[], None] | None = None) -> None:
+    """Run the node of one data directory until it is told to stop. The caller holds the directory's lock.
+
+    Args:
+        ready: called once the node serves its owner and follows the chain.
+
+    Raises:
+        UserError: wrong or missing seed, port in use, chain of another network.
+        StorageFailed, ChainUnavailable: what the machine refused at the start.
+    """
+    keys = KeyTree(SeedFile(settings.data_dir).read(), settings.network)
+    store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
+    try:
+        parts = Parts(
+            settings=settings,
+            keys=keys,
+            store=store,
+            wallet=Wallet.open(keys, store, now=lambda: UnixTime(int(time.time()))),
+            host=host_of(settings, keys),
+            backend=backend_of(settings),
+            throw_away=partial(throw_away_host, settings),
+            clock=time.time,
+        )
+        node = Node(parts)
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+
+                async def stop_on_signal() -> None:
+                    async for _ in signals:
+                        node.stopping.set()
+
+                nursery.start_soon(stop_on_signal)
+                await nursery.start(node.run)
+                await nursery.start(serve_control, Owner(node), settings.data_dir, node.stopping)
+                if ready is not None:
+                    ready()
+                await node.stopping.wait()
+                await node.ended.wait()
+                nursery.cancel_scope.cancel()
+    finally:
+        store.close()
