@@ -168,7 +168,7 @@ class QueuedStream(FrameStream):
             self._outbox.wake()
             self._inbox.clear()
         with trio.CancelScope(shield=True), trio.move_on_after(self._close_timeout):
-            while self._written < self._queued and not self.finished.is_set():
+            while self._written < self._queued and not self._scope.cancel_called and not self.finished.is_set():
                 await self._outbox.changed()
             return
         self.reset()
@@ -181,10 +181,9 @@ class QueuedStream(FrameStream):
         if self._end is None:
             self._end = reason
         self._closing = True
-        self._outbox.clear()
-        self._written = self._queued
-        self._inbox.wake()
         self._scope.cancel()
+        self._outbox.clear()
+        self._inbox.wake()
 
     def _must_live(self) -> None:
         if self._end is not None:
@@ -214,7 +213,6 @@ class QueuedStream(FrameStream):
                     await self._raw.finish()
                 else:
                     await self._raw.reset()
-            self._written = self._queued
             self.finished.set()
             self._outbox.clear()
             self._inbox.wake()

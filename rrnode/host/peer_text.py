@@ -48,7 +48,10 @@ def from_text(text: str) -> PeerId:
         raw = base58.b58decode(text)
     except ValueError:
         raise DecodeError(f"peer id {text!r} is not base58") from None
-    return from_bytes(raw)
+    peer = from_bytes(raw)
+    if to_text(peer) != text:  # the decoder lets white space pass
+        raise DecodeError(f"peer id {text!r} is not written in its one form")
+    return peer
 
 
 def split_address(address: str) -> tuple[str, PeerId]:

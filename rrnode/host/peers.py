@@ -155,7 +155,7 @@ class LinkedHost(Host):
         lock = self._dialling.setdefault(peer, trio.Lock())
         try:
             async with lock:
-                if peer not in self._links:
+                if self._standing(peer) is None:
                     await self._dial_once(where, peer)
         finally:
             if not lock.locked():
@@ -163,7 +163,7 @@ class LinkedHost(Host):
         return peer
 
     async def open_stream(self, peer: PeerId, protocol: str) -> FrameStream:
-        link = self._links.get(peer)
+        link = self._standing(peer)
         if link is None:
             raise LinkClosed(f"not connected to {to_text(peer)}")
         return await self._open(link, protocol)
@@ -189,6 +189,13 @@ class LinkedHost(Host):
             send.close()
             receive.close()
 
+    def _standing(self, peer: PeerId) -> Link | None:
+        """The link of this peer, unless it broke a moment ago and nobody was told yet."""
+        link = self._links.get(peer)
+        if link is None or link.ended.is_set() or link.connection.closed.is_set():
+            return None
+        return link
+
     # Dialling.
 
     async def _dial_once(self, where: str, peer: PeerId) -> None:
@@ -213,7 +220,7 @@ class LinkedHost(Host):
                     nursery.cancel_scope.cancel()
         finally:
             del self._arrived[peer]
-        if peer in self._links:
+        if self._standing(peer) is not None:
             return
         raise failure or Unreachable(f"no answer from {where} within {self.config.dial_timeout:g} s")
 
@@ -235,7 +242,7 @@ class LinkedHost(Host):
             if answer.network != self._hello.network:
                 await self._say_goodbye(link, stream, _other_network(self._hello.network))
                 raise Unreachable(f"{where} works on another network ({_name(answer.network)})")
-            if peer in self._links:
+            if self._standing(peer) is not None:
                 raise Unreachable("linked meanwhile")
             self._register(link, answer, stream)
         except (LinkClosed, PeerProtocolError) as error:

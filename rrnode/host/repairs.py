@@ -42,6 +42,8 @@ class Repair(Enum):
     """The repairs by the fault they answer."""
 
     LOGGING = "logging"
+    B1_LISTENING = "B1"  # by `rrnode.host.libp2p`, which listens itself; here so that a test can name it
+    PLAIN_TEXT = "plain"  # likewise: Noise only
     B2_PEER_STORE = "B2"
     B3_HANDLER_GUARD = "B3"
     B4_CANCELLATION = "B4"
@@ -284,7 +286,9 @@ def _replace_everywhere(name: str, old: Any, new: Any) -> None:
 
 _STEPS: dict[Repair, tuple[Callable[[], None], ...]] = {
     Repair.LOGGING: (tame_logging,),
-    Repair.B2_PEER_STORE: (),  # `peer_store()` below
+    Repair.B2_PEER_STORE: (),  # `peer_store` below
+    Repair.B1_LISTENING: (),
+    Repair.PLAIN_TEXT: (),
     Repair.B3_HANDLER_GUARD: (guard_handlers,),
     Repair.B4_CANCELLATION: (shield_frames, shield_window_updates),
     Repair.B6_READ_EXACTLY: (read_exactly_once,),

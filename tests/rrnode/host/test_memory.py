@@ -1,0 +1,111 @@
+"""What only the memory network has: delay, jitter that repeats, silence that keeps bytes, cuts, partitions."""
+
+import pytest
+import trio
+import trio.testing
+
+from rrnode.errors import LinkClosed, Unreachable
+from rrnode.host.base import FrameStream, PeerConnected, PeerLost
+from rrnode.host.memory import MemoryHost, MemoryNetwork
+
+ECHO = "/test/echo/1"
+
+
+async def echo(stream: FrameStream) -> None:
+    while True:
+        await stream.send(await stream.receive())
+
+
+def host(number: int, network: MemoryNetwork) -> MemoryHost:
+    made = MemoryHost(number.to_bytes(32, "big"), network=network, genesis=bytes(32), listen=("/memory/0",))
+    made.handle(ECHO, echo)
+    return made
+
+
+async def arrival_times(seed: int) -> list[float]:
+    network = MemoryNetwork(seed=seed, delay=0.1, jitter=0.1)
+    one, other = host(1, network), host(2, network)
+    times = []
+    async with one.running(), other.running():
+        stream = await one.open_stream(await one.dial(other.addresses()[0]), ECHO)
+        for _ in range(10):
+            began = trio.current_time()
+            await stream.send(b"x")
+            await stream.receive()
+            times.append(round(trio.current_time() - began, 9))
+    return times
+
+
+async def test_bytes_take_their_delay_and_the_jitter_repeats(autojump_clock) -> None:
+    first, again, other = await arrival_times(1), await arrival_times(1), await arrival_times(2)
+    assert first == again != other
+    assert all(0.2 <= time <= 0.4 for time in first)
+
+
+async def test_silence_keeps_what_was_sent_and_healing_delivers_it(autojump_clock) -> None:
+    network = MemoryNetwork()
+    one, other = host(1, network), host(2, network)
+    async with one.running(), other.running():
+        stream = await one.open_stream(await one.dial(other.addresses()[0]), ECHO)
+        network.silence(one.peer_id, other.peer_id)
+        await stream.send(b"later")
+        with trio.move_on_after(10) as scope:
+            await stream.receive()
+        assert scope.cancelled_caught
+        network.heal()
+        assert await stream.receive() == b"later"
+
+
+async def test_one_way_silence_is_noticed_by_both_within_thirty_seconds(autojump_clock) -> None:
+    network = MemoryNetwork(delay=0.05)
+    one, other = host(1, network), host(2, network)
+    async with one.running(), other.running(), one.events() as at_one, other.events() as at_other:
+        await one.dial(other.addresses()[0])
+        for events in (at_one, at_other):
+            assert isinstance(await events.receive(), PeerConnected)
+        await trio.sleep(500)
+        network.silence(one.peer_id, other.peer_id)
+        began = trio.current_time()
+        for events in (at_other, at_one):
+            assert isinstance(await events.receive(), PeerLost)
+            assert trio.current_time() - began <= 30
+
+
+async def test_a_cut_ends_both_sides_at_once_and_they_may_meet_again(autojump_clock) -> None:
+    network = MemoryNetwork()
+    one, other = host(1, network), host(2, network)
+    async with one.running(), other.running():
+        stream = await one.open_stream(await one.dial(other.addresses()[0]), ECHO)
+        network.cut(one.peer_id, other.peer_id)
+        with pytest.raises(LinkClosed):
+            await stream.receive()
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.connected() == other.connected() == {}
+        await one.dial(other.addresses()[0])
+
+
+async def test_a_partition_lasts_until_healed(autojump_clock) -> None:
+    network = MemoryNetwork()
+    one, other = host(1, network), host(2, network)
+    async with one.running(), other.running():
+        await one.dial(other.addresses()[0])
+        network.part(one.peer_id, other.peer_id)
+        with pytest.raises(Unreachable, match="refused"):
+            await one.dial(other.addresses()[0])
+        network.heal()
+        await one.dial(other.addresses()[0])
+
+
+async def test_a_process_that_slept_does_not_take_its_peers_for_dead(mock_clock) -> None:
+    network = MemoryNetwork()
+    one, other = host(1, network), host(2, network)
+    async with one.running(), other.running():
+        await one.dial(other.addresses()[0])
+        mock_clock.jump(1000)  # everything stood still, as under SIGSTOP
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.connected()
+        assert other.connected()
+        mock_clock.autojump_threshold = 0
+        await trio.sleep(100)
+        assert one.connected()
+        assert other.connected()
