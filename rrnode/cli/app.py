@@ -14,7 +14,7 @@ import typer
 
 from rrnode.cli import chain, channels, extras, node, payments, setup, wallet
 from rrnode.cli.context import Session, emit, say
-from rrnode.errors import UserError
+from rrnode.errors import ChainUnavailable, StorageFailed, UserError
 
 # Typer brings its own copy of click since 0.21; its public exception leads to the kinds that it raises, in every version.
 _UsageError: type[Any]
@@ -90,6 +90,39 @@ def _command_line_error(now: Session, error: Any) -> int:
     return _fail(now, error.format_message().rstrip("."), f"{where} --help", EXIT_USAGE)
 
 
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a person must know of several failures: a fault of ours before what can be helped."""
+    leaves = []
+    for error in group.exceptions:
+        leaves.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
+    return next(
+        (leaf for leaf in leaves if not isinstance(leaf, UserError | ChainUnavailable | StorageFailed)), leaves[0]
+    )
+
+
+def _told(now: Session, error: BaseException) -> int:
+    """One failure as a sentence, and its exit code."""
+    match error:
+        case UserError():
+            away = type(error).__name__ == "NodeAway"  # by name: the client is loaded only where it is used
+            return _fail(now, str(error), error.hint, EXIT_NO_NODE if away else EXIT_FAILED)
+        case ChainUnavailable():
+            return _fail(
+                now, str(error), "check that the chain runs and that [chain] in the configuration names it", EXIT_FAILED
+            )
+        case StorageFailed():
+            return _fail(now, str(error), "check the disk: space, rights; nothing that was agreed is lost", EXIT_FAILED)
+        case KeyboardInterrupt():
+            return _fail(now, "interrupted", "", EXIT_INTERRUPTED)
+        case _:
+            return _fail(
+                now,
+                f"this command failed by a fault of its own ({type(error).__name__}: {error})",
+                "run it again with: rrnode --debug ..., and report what it shows",
+                EXIT_FAULT,
+            )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -105,25 +138,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(words, prog_name="rrnode", standalone_mode=False, obj=now)
         return result if isinstance(result, int) else 0
-    except UserError as error:
-        if now.debug:
-            raise
-        from rrnode.control.client import NodeAway
-
-        return _fail(now, str(error), error.hint, EXIT_NO_NODE if isinstance(error, NodeAway) else EXIT_FAILED)
     except (typer.Abort, KeyboardInterrupt):
         return _fail(now, "interrupted", "", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is silent too
         return EXIT_FAILED
+    except BaseExceptionGroup as group:
+        if now.debug:
+            raise
+        return _told(now, _first(group))
     except Exception as error:  # the last frame before the user: no traceback unless asked for
         if isinstance(error, _ClickException):
             return _command_line_error(now, error)
         if now.debug:
             raise
-        return _fail(
-            now,
-            f"this command failed by a fault of its own ({type(error).__name__}: {error})",
-            "run it again with: rrnode --debug ..., and report what it shows",
-            EXIT_FAULT,
-        )
+        return _told(now, error)

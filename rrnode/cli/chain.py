@@ -16,6 +16,24 @@ _ANSWER_WITHIN = 120.0  # seconds; a thousand blocks take a while
 
 
 @app.command()
+def serve(
+    datadir: Annotated[Path, typer.Option(help="Where the chain is kept; made when it does not exist.")],
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 chooses one.", min=0, max=65535)] = 18443,
+    cookie: Annotated[Path | None, typer.Option(help="Cookie file [default: .cookie in that directory].")] = None,
+    mine_every: Annotated[
+        float | None, typer.Option(help="Seconds between blocks made by themselves.", min=0.05)
+    ] = None,
+    feerate: Annotated[
+        int, typer.Option(help="The estimate it gives, satoshi per 1000 virtual bytes.", min=1000)
+    ] = 1000,
+) -> None:
+    """Serve a regtest chain to nodes and to `chain mine --rpc`, as a Bitcoin Core would. Ctrl-C ends it."""
+    from rrnode.chain import serve as chain
+
+    chain.serve(datadir=datadir, port=port, cookie=cookie, mine_every=mine_every, feerate=feerate)
+
+
+@app.command()
 def mine(
     context: typer.Context,
     blocks: Annotated[int, typer.Argument(help="How many.", min=1, max=1000)] = 1,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from rrnode.control.client import ControlClient
 
+_PIPE_WIDTH = 1000  # characters
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.", is_eager=True)]
 
 
@@ -47,10 +49,10 @@ def session(context: typer.Context, as_json: bool = False) -> Session:
 
 
 def console() -> "Console":
-    """Standard output, for people."""
+    """Standard output, for people; into a pipe, lines are never broken."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def progress() -> "Console":

@@ -203,7 +203,7 @@ def _in_foreground(now: Session, settings: "Settings") -> None:
         log.setup(settings.node.log_level, settings.node.log_format)
         import trio
 
-        from rrnode import node
+        from rrnode import start as node
 
         def ready(*_facts: object) -> None:
             if now.as_json:

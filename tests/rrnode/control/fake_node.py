@@ -5,13 +5,14 @@ cannot be is refused with a sentence. Contacts and requests are plain words here
 """
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from protocols.ids import ChannelId, PaymentHash, PeerId
+from rrnode.config import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.server import serve_control
@@ -40,6 +41,7 @@ class FakeNode:
         self.orders: list[m.PayOrder] = []
         self._peers: dict[PeerId, m.PeerInfo] = {}
         self._channels: dict[str, m.ChannelInfo] = {}
+        self._due: list[tuple[m.ChannelInfo, str]] = []
         self._payments: dict[str, m.PaymentInfo] = {}
         self._promises: dict[str, m.PromiseInfo] = {}
 
@@ -108,7 +110,12 @@ class FakeNode:
     # --- channels ---
 
     async def channels(self) -> tuple[m.ChannelInfo, ...]:
-        return tuple(self._channels.values())
+        """As they are now; what was ordered comes true right after it was looked at once."""
+        found = tuple(self._channels.values())
+        for channel, text in self._due:
+            self._channel_is(channel, text)
+        self._due.clear()
+        return found
 
     async def channel_open(self, peer: str, capacity_sat: int, push_msat: int) -> m.ChannelInfo:
         who = parse_peer(peer) if not peer.startswith("/") else parse_peer((await self.connect(peer)).peer_id)
@@ -129,12 +136,12 @@ class FakeNode:
             capacity_sat=capacity_sat,
             ours_msat=capacity_sat * 1000 - push_msat,
             theirs_msat=push_msat,
-            funding_txid="ab" * 32,
+            funding_txid=hashlib.sha256(channel_id.encode()).hexdigest(),
             note="waits for 3 confirmations",
         )
-        self._channel_is(
-            opening.model_copy(update={"phase": "open", "usable": True, "note": ""}), "the channel is open"
-        )
+        self._channel_is(opening, "the funding transaction is published")
+        open_ = opening.model_copy(update={"phase": "open", "usable": True, "note": ""})
+        self._due.append((open_, "the channel is open"))
         return opening
 
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
@@ -142,7 +149,10 @@ class FakeNode:
         if channel is None:
             raise NotThere(f"there is no channel {channel_id.hex()[:8]}", "see rrnode channel list")
         closing = channel.model_copy(update={"phase": "closing by force" if force else "closing", "usable": False})
-        self._channel_is(closing.model_copy(update={"closing_txid": "cd" * 32}), "the closing transaction is published")
+        self._channel_is(closing, "asked to close")
+        self._due.append(
+            (closing.model_copy(update={"closing_txid": "cd" * 32}), "the closing transaction is published")
+        )
         return closing
 
     def _channel_is(self, channel: m.ChannelInfo, text: str) -> None:
@@ -352,3 +362,11 @@ async def serving(data_dir: Path) -> AsyncIterator[FakeNode]:
                 yield node
             finally:
                 stopping.set()
+
+
+async def run(settings: Settings, *, ready: Callable[[], None] | None = None) -> None:
+    """What `rrnode.start.run` is to `rrnode start`: runs until it is told to stop over its control API."""
+    async with serving(settings.data_dir) as node:
+        if ready is not None:
+            ready()
+        await node.stopping.wait()
