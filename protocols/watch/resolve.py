@@ -68,8 +68,9 @@ def advance(close: Close, event: CloseEvent, context: Context, facts: Facts) -> 
     Events that concern none of its outputs change nothing. Publications are ordered at each `TipChanged` until they are
     confirmed, and again when they vanish; sweeps are signed anew each time, at the feerate of the day.
     """
-    if close.resolved:
+    if close.resolved and isinstance(event, TipChanged | SettleHtlc):
         return close, []
+    close = replace(close, resolved=False)  # a reorganisation deeper than we wait for may undo even this
     effects: list[ChannelEffect] = []
     match event:
         case OutputSpent() if _is_funding(event.outpoint, context):

@@ -123,7 +123,7 @@ class Context:
     htlcs: tuple[LiveHtlc, ...]
     closing_scripts: tuple[bytes, ...] = ()
     may_publish: bool = True
-    buried_depth: int = 6
+    buried_depth: int = 7
     settle_margin: int = 18
     revoked_htlcs: tuple["RevokedHtlc", ...] = ()
 

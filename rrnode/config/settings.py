@@ -169,7 +169,7 @@ class ChannelSettings:
     funding_patience: BlockDelta = setting(
         BlockDelta(2016), "blocks to wait for a neighbour's funding transaction", low=6, high=4032
     )
-    buried_depth: int = setting(6, "confirmations after which something on the chain is final", low=1, high=144)
+    buried_depth: int = setting(7, "confirmations after which something on the chain is final", low=1, high=144)
     settle_margin: BlockDelta = setting(
         BlockDelta(18), "blocks before a lock's end at which to claim it on the chain", low=1, high=2016
     )

@@ -383,3 +383,8 @@ def scene() -> type[Scene]:
 @pytest.fixture
 def htlc() -> type[H]:
     return H
+
+
+@pytest.fixture
+def bob() -> ChannelKeys:
+    return BOB
