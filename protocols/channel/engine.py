@@ -321,6 +321,15 @@ def _tip_closing(channel: Channel, event: TipChanged, env: Env) -> Step:
     return Step(step.channel, (*step.effects, *closing.publications(step.channel)))
 
 
+def _tip_failed(channel: Channel, event: TipChanged, env: Env) -> Step:
+    """The end on the chain goes on; unless the funder never funded, for then nothing will ever be there."""
+    waited = env.facts.tip - channel.opened_tip
+    never_funded = channel.funding_height is None and not channel.ready_sent and waited > env.config.funding_patience
+    if never_funded and not channel.we_fund and (channel.close is None or channel.close.kind is None):
+        return opening.abandon(channel, "", tell=None)
+    return _resolution(channel, event, env)
+
+
 def _spent(channel: Channel, event: OutputSpent, env: Env) -> Step:
     """A spend of the funding output begins the channel's end on the chain; what follows is told of its outputs."""
     if channel.close is None and event.outpoint != channel.funding:
@@ -397,9 +406,12 @@ _FAILED: dict[type, Handler] = {
     LinkUp: _link_up_failed,
     CloseRequested: closing.requested,
     SettleHtlc: _settle_on_chain,
+    FailHtlc: updates.given_up,
+    TxConfirmed: opening.confirmed,
+    TxUnconfirmed: opening.unconfirmed,
     OutputSpent: _spent,
     SpendGone: _resolution,
-    TipChanged: _resolution,
+    TipChanged: _tip_failed,
 }
 
 LEGAL: Mapping[Phase, Mapping[type, Handler]] = MappingProxyType(

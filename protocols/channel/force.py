@@ -186,6 +186,7 @@ def context(channel: Channel, env: Env) -> Context:
                 payment_hash=each.payment_hash,
                 expiry=each.expiry,
                 preimage=each.preimage,
+                given_up=not each.ours and each.failure is not None and each.preimage is None,
             )
             for each in channel.htlcs
             if each.stage != Stage.ADD_SENT

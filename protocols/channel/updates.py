@@ -148,6 +148,14 @@ def with_preimage(channel: Channel, event: SettleHtlc) -> Channel:
     return _with(channel, place, replace(each, preimage=event.preimage))
 
 
+def given_up(channel: Channel, event: FailHtlc, env: Env) -> Step:
+    """On a channel that is being closed by force nobody is told; but nothing waits for a preimage any more."""
+    place, each = _theirs(channel, event.htlc_id)
+    if each is None or each.preimage is not None or each.failure is not None or each.stage != Stage.COMMITTED:
+        return keep(channel)
+    return store(_with(channel, place, replace(each, failure=event.code)))
+
+
 def _theirs(channel: Channel, htlc_id: int) -> tuple[int, Htlc | None]:
     for place, each in enumerate(channel.htlcs):
         if each.id == htlc_id and not each.ours:

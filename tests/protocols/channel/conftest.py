@@ -51,6 +51,7 @@ from protocols.wire.channel import CODEC, ChannelMessage, OpenChannel
 ASSET = AssetId(bytes(range(32)))
 CAPACITY = Sat(1_000_000)
 TIP = BlockHeight(1000)
+PUSH = Msat(400_000_000)
 UPWARD = (HtlcOffered, HtlcRefused, HtlcReceived, HtlcFulfilled, HtlcFailed)
 _decoder = msgspec.msgpack.Decoder(Channel)
 
@@ -224,7 +225,7 @@ class Pair:
             self.deliver(self.bob)
         raise AssertionError("the two never fall silent")
 
-    def open(self, capacity: Sat = CAPACITY, push: Msat = Msat(400_000_000)) -> "Pair":
+    def open(self, capacity: Sat = CAPACITY, push: Msat = PUSH) -> "Pair":
         """All the way to an open channel; Bob has something to spend, too."""
         self.connected = True
         self.alice.batch(request(capacity, push))
@@ -284,7 +285,7 @@ def holds_signatures(node: Node) -> None:
     assert htlc.verify_htlcs(built, node.now.their_htlc_signatures)
 
 
-def request(capacity: Sat = CAPACITY, push: Msat = Msat(400_000_000)) -> OpenRequested:
+def request(capacity: Sat = CAPACITY, push: Msat = PUSH) -> OpenRequested:
     return OpenRequested(
         temporary_id=ChannelId(hashlib.sha256(b"temporary").digest()),
         peer=BOB,
