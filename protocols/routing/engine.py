@@ -41,7 +41,7 @@ from protocols.routing.subscriptions import FilterRefusal, Subscriptions
 from protocols.routing.table import Entry, Offer, Table
 from protocols.routing.views import Drop, NeighbourView, Route, SubscriberView
 from protocols.units import Amount, AssetId, BlockDelta, Msat, UnixTime
-from protocols.wire.routing import RoutingMessage
+from protocols.wire.routing import MAX_BUNDLE, RoutingMessage
 from protocols.wire.subscribe import RefusalCode
 
 MAX_GONE = 4096  # neighbours without link or channel whose record is remembered: some 1 KB each
@@ -159,7 +159,7 @@ class Engine:
     def answer(self, peer: PeerId, hashes: tuple[PaymentHash, ...], now: UnixTime) -> tuple[RoutingMessage, ...]:
         """The best quote for each hash that has one, priced for this channel neighbour (`/rr/subscribe/1`, Query).
 
-        Empty for strangers: a quote goes only to the neighbour it is priced for.
+        Empty for strangers: a quote goes only to the neighbour it is priced for. At most what one message holds.
         """
         neighbour = self._neighbours.get(peer)
         if neighbour is None:
@@ -170,7 +170,7 @@ class Engine:
                 message = self._quoter.best(payment_hash, link, now)
                 if message is not None and message.amount_msat <= link.theirs:
                     found.append(message)
-        return tuple(found)
+        return tuple(found[:MAX_BUNDLE])
 
     def routes(self, now: UnixTime) -> tuple[Route, ...]:
         """The routing table, for people: our own hashes first, then in the order in which they were first heard."""
