@@ -106,6 +106,17 @@ def is_locked(data_dir: Path) -> bool:
     return False
 
 
+def holder(data_dir: Path) -> int | None:
+    """The id of the process that holds the data directory now; None when nobody does, or it did not say."""
+    if not is_locked(data_dir):
+        return None
+    try:
+        text = (data_dir / LOCK_NAME).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdecimal() else None
+
+
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory while inside.

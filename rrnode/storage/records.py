@@ -8,7 +8,9 @@ from protocols.ids import PeerId, Txid
 from protocols.payment.events import Forward, Snapshot
 from protocols.units import BlockHeight, Msat, UnixTime
 
-Cursor = tuple[int, bytes]  # height and hash (serialization order) of the last block that the state has taken in
+Cursor = tuple[
+    BlockHeight, bytes
+]  # height and hash (serialization order) of the last block that the state has taken in
 
 
 class JournalEntry(Protocol):

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, insert, literal, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
+from protocols.units import BlockHeight
 from rrnode.storage import codec, schema
 from rrnode.storage.batch import Batch
 from rrnode.storage.records import Cursor, JournalEntry
@@ -107,7 +108,7 @@ class Statements:
             ],
         )
 
-    def set_cursor(self, connection: Connection, name: str, cursor: Cursor) -> None:
+    def set_cursor(self, connection: Connection, name: str, cursor: tuple[int, bytes]) -> None:
         """Note the last block taken in."""
         height, block_hash = cursor
         self._put(connection, "cursors", [{"name": name, "height": height, "block_hash": block_hash}])
@@ -120,7 +121,7 @@ class Statements:
 def read_cursor(connection: Connection, name: str) -> Cursor | None:
     """The last block taken in, None before the first."""
     found = connection.execute(select(schema.cursors).where(schema.cursors.c.name == literal(name))).first()
-    return None if found is None else (found.height, found.block_hash)
+    return None if found is None else (BlockHeight(found.height), found.block_hash)
 
 
 def _channel_row(row: int, channel: Any) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Store:
         self,
         effects: Sequence[StoreEffect],
         journal: Sequence[JournalEntry] = (),
-        cursor: Cursor | None = None,
+        cursor: tuple[int, bytes] | None = None,
         *,
         engine: str = "money",
     ) -> None:
@@ -180,6 +180,12 @@ class Store:
             return
         self._pruned_at = self._next_seq
         connection.execute(delete(schema.journal).where(schema.journal.c.seq < self._next_seq - self._journal_rows))
+
+    def mark(self) -> tuple[int, Cursor | None]:
+        """Differs from an earlier mark if anything was committed in between, by any process."""
+        with self._database.reading() as connection:
+            newest = connection.execute(select(func.max(schema.journal.c.seq))).scalar() or 0
+            return int(newest), read_cursor(connection, "channels")
 
     # --- questions ----------------------------------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ class Wallet:
                 self.flush()
             return concerned
 
-    def begin_at(self, cursor: Cursor) -> None:
+    def begin_at(self, cursor: tuple[BlockHeight, bytes]) -> None:
         """A wallet that was never fed begins here: it was made now, so no older block can concern it."""
         with self._lock:
             if self._cursor is None:
@@ -172,7 +172,7 @@ class Wallet:
     def undo_blocks(self, from_height: BlockHeight, parent: bytes) -> bool:
         """A reorganisation: blocks from this height on are gone, `parent` is the block below. Gives whether it concerns us."""
         with self._lock:
-            self._cursor = (from_height - 1, parent)
+            self._cursor = (BlockHeight(from_height - 1), parent)
             return self._ledger.undo_blocks(from_height)
 
     def take_mempool(self, transactions: Iterable[Tx]) -> bool:
@@ -288,9 +288,22 @@ class Wallet:
             )
 
     def confirmed_for_fees(self) -> Sat:
-        """Confirmed coins that are free to pay for closing channels."""
+        """Confirmed coins that can pay for closing channels: all but those promised to a funding.
+
+        Coins set aside for a close under way count: the channel that they close still counts as one to be paid for.
+        """
         with self._lock:
-            return Sat(sum(coin.value for coin in self._free_confirmed()))
+            return Sat(
+                sum(
+                    coin.value
+                    for coin in self._ledger.coins()
+                    if self._is_mature(coin) and not self._is_for_funding(coin)
+                )
+            )
+
+    def _is_for_funding(self, coin: Coin) -> bool:
+        held = self._held.get(coin.outpoint)
+        return held is not None and held.holder.startswith(_FUNDING)
 
     def _is_mature(self, coin: Coin) -> bool:
         return self._ledger.is_mature(coin, self._tip())
