@@ -1,0 +1,197 @@
+"""A plan for joining a network: whom to try next, when it is enough, how long to wait. Pure: times and chance are given.
+
+The order is drawn once from the caller's entropy, so that not everybody knocks at the first name of a list; unrelated
+relays come before related ones (DESIGN 2: the same operator, IPv4 /16 or IPv6 /32), so that nobody who runs many of them
+surrounds a newcomer. Whoever did not answer is tried again later and later.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from bootstrap.relays import Relay
+
+HOPELESS = 3  # failures in a row after which an unrelated relay no longer holds back related ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinPolicy:
+    """Attributes:
+    enough: links to unrelated relays with which a node is part of the network. Three: one that lies and one that
+        fails leave one.
+    at_once: dials under way at a time; more would only be refused together.
+    first_wait, longest_wait: milliseconds before a relay is tried again, doubling from one to the other, each wait
+        shortened by up to half by chance, so that nodes that lost the same relay do not come back together.
+    """
+
+    enough: int = 3
+    at_once: int = 2
+    first_wait: int = 2_000
+    longest_wait: int = 900_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A relay in the plan.
+
+    Attributes:
+        failures: dials in a row that came to nothing.
+        again_at: not to be tried before, in the caller's milliseconds.
+    """
+
+    relay: Relay
+    failures: int = 0
+    again_at: int = 0
+    dialling: bool = False
+    linked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinPlan:
+    """The relays in the order in which to try them, and what became of it so far."""
+
+    known: tuple[Known, ...]
+    policy: JoinPolicy
+    entropy: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dial:
+    """Try these now; each is then reported with `succeeded` or `failed`."""
+
+    relays: tuple[Relay, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing to do before `until` (milliseconds), or, when it is None, before a dial ends or a link is lost."""
+
+    until: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """There are links to enough relays, unrelated ones as far as there are any; ask again when one is lost."""
+
+    links: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NobodyKnown:
+    """The list is empty: a person must name somebody."""
+
+
+Step = Dial | Wait | Joined | NobodyKnown
+
+
+def plan(relays: Iterable[Relay], *, entropy: bytes, policy: JoinPolicy | None = None) -> JoinPlan:
+    """A fresh plan in an order drawn from `entropy` (32 random bytes)."""
+    policy = policy or JoinPolicy()
+    order = sorted(set(relays), key=lambda relay: _drawn(entropy, relay.address, 0))
+    return JoinPlan(known=tuple(Known(relay=relay) for relay in order), policy=policy, entropy=entropy)
+
+
+def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
+    """What to do now, and the plan in which it is being done.
+
+    Related relays are tried only when every unrelated one is linked or has failed `HOPELESS` times in a row.
+    """
+    if not state.known:
+        return state, NobodyKnown()
+    linked = [each for each in state.known if each.linked]
+    independent = _independent(each.relay for each in linked)
+    idle = [each for each in state.known if not each.linked and not each.dialling]
+    dialling = [each for each in state.known if each.dialling]
+    hopeful = _unrelated(idle, (*linked, *dialling))
+    spread = independent >= state.policy.enough
+    best_possible = len(linked) >= state.policy.enough and not hopeful and not dialling
+    if spread or best_possible or (not idle and not dialling):
+        return state, Joined(links=len(linked))
+    candidates = hopeful or ([] if dialling else idle)
+    wanted = state.policy.enough - (independent if hopeful else len(linked))
+    room = min(state.policy.at_once, wanted) - len(dialling)
+    chosen = _choose(candidates, room, now, apart=bool(hopeful))
+    if chosen:
+        known = tuple(replace(each, dialling=True) if each.relay in chosen else each for each in state.known)
+        return replace(state, known=known), Dial(relays=chosen)
+    later = [each.again_at for each in candidates if each.again_at > now]
+    return state, Wait(until=min(later) if later and room > 0 else None)
+
+
+def succeeded(state: JoinPlan, relay: Relay) -> JoinPlan:
+    """A link to this relay stands."""
+    return _with(state, relay, lambda each: replace(each, dialling=False, linked=True, failures=0, again_at=0))
+
+
+def failed(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
+    """A dial came to nothing, or a link was lost: this relay's turn comes again, later each time in a row."""
+
+    def put_off(each: Known) -> Known:
+        policy = state.policy
+        wait = min(policy.longest_wait, policy.first_wait << min(each.failures, 30))
+        wait -= _drawn(state.entropy, relay.address, each.failures + 1) % (wait // 2 + 1)
+        return replace(each, dialling=False, linked=False, failures=each.failures + 1, again_at=now + wait)
+
+    return _with(state, relay, put_off)
+
+
+def group_of(address: str) -> str:
+    """What unrelated addresses must not share: the /16 of an IPv4 address, the /32 of an IPv6 one, a host name."""
+    kind, _, rest = address.lstrip("/").partition("/")
+    host = rest.partition("/")[0]
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        return f"{kind}:{host.lower()}"
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    bits = 16 if (mapped or parsed).version == 4 else 32
+    return str(ipaddress.ip_network(f"{mapped or parsed}/{bits}", strict=False))
+
+
+# --- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _drawn(entropy: bytes, address: str, turn: int) -> int:
+    digest = hashlib.sha256(entropy + turn.to_bytes(4, "big") + address.encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _with(state: JoinPlan, relay: Relay, change: Callable[[Known], Known]) -> JoinPlan:
+    return replace(state, known=tuple(change(each) if each.relay == relay else each for each in state.known))
+
+
+def _marks(relay: Relay) -> set[str]:
+    """What makes two relays related."""
+    return {f"operator:{relay.operator.casefold()}", f"group:{group_of(relay.address)}"}
+
+
+def _independent(relays: Iterable[Relay]) -> int:
+    """How many of these are unrelated to each other, taken in order."""
+    seen: set[str] = set()
+    count = 0
+    for relay in relays:
+        if not _marks(relay) & seen:
+            count += 1
+        seen |= _marks(relay)
+    return count
+
+
+def _unrelated(idle: list[Known], others: Iterable[Known]) -> list[Known]:
+    """Those that are related to none of the others and have not failed too often."""
+    taken: set[str] = set()
+    for each in others:
+        taken |= _marks(each.relay)
+    return [each for each in idle if not _marks(each.relay) & taken and each.failures < HOPELESS]
+
+
+def _choose(candidates: list[Known], room: int, now: int, *, apart: bool) -> tuple[Relay, ...]:
+    """The first whose turn has come, at most `room`; `apart`: unrelated to each other."""
+    taken: set[str] = set()
+    chosen: list[Relay] = []
+    for each in candidates:
+        marks = _marks(each.relay)
+        if len(chosen) < room and each.again_at <= now and not (apart and marks & taken):
+            chosen.append(each.relay)
+            taken |= marks
+    return tuple(chosen)
