@@ -203,7 +203,7 @@ class Engine:
         neighbour.up = True
         neighbour.routes = event.routes
         self._quoter.forget_sent(neighbour)
-        self._quoter.regroup()
+        self._quoter.regroup(neighbour)
         self._quoter.catch_up(neighbour, event.now)
         for payment_hash in self._wanted:
             for link in neighbour.links.values():
@@ -219,7 +219,7 @@ class Engine:
         neighbour.up = False
         self._subscriptions.drop(neighbour.peer)
         self._quoter.forget_sent(neighbour)
-        self._quoter.regroup()
+        self._quoter.regroup(neighbour)
 
     def _subscriber_gone(self, peer: PeerId) -> None:
         self._subscriptions.drop(peer)
@@ -246,7 +246,7 @@ class Engine:
             link.ours = ours
             link.theirs = theirs
         if changed:
-            self._quoter.regroup()
+            self._quoter.regroup(neighbour)
         if began and neighbour.up and neighbour.routes:
             self._quoter.catch_up(neighbour, event.now)
         for link in neighbour.links.values():

@@ -47,23 +47,25 @@ class Quoter:
         self.neighbours: dict[PeerId, Neighbour] = {}
         self.floods: dict[PaymentHash, Flood] = {}
         self.dropped: Counter[Drop] = Counter()
-        self._routing: dict[AssetId, list[Link]] = {}  # links to be quoted, by asset
+        self._routing: dict[AssetId, dict[Link, None]] = {}  # links to be quoted, by asset
         self._slots = 0
         self._free_slots: list[int] = []
         self._touched: list[Neighbour] = []
 
     # --- who is to be quoted ----------------------------------------------------------------------------------------
 
-    def regroup(self) -> None:
-        """A neighbour came, went, or its channels changed: gather the links that quotes can go over."""
-        self._routing = {}
-        for neighbour in self.neighbours.values():
-            if neighbour.up and neighbour.routes:
-                for link in neighbour.links.values():
-                    if link.theirs > 0:
-                        if link.slot == NO_SLOT:
-                            link.slot = self._free_slots.pop() if self._free_slots else self._new_slot()
-                        self._routing.setdefault(link.asset, []).append(link)
+    def regroup(self, neighbour: Neighbour) -> None:
+        """The neighbour came, went, or its channels changed: which of its links can quotes go over now?"""
+        for link in neighbour.links.values():
+            group = self._routing.setdefault(link.asset, {})
+            if not (neighbour.up and neighbour.routes and link.theirs > 0):
+                group.pop(link, None)
+            elif link not in group:
+                if link.slot == NO_SLOT:
+                    link.slot = self._free_slots.pop() if self._free_slots else self._new_slot()
+                group[link] = None
+            if not group:
+                del self._routing[link.asset]
 
     def _new_slot(self) -> int:
         self._slots += 1
@@ -332,10 +334,8 @@ class Quoter:
         self._touched.append(neighbour)
         neighbour.pushes.append(message)
 
-    def _sent(self, payment_hash: PaymentHash) -> list[Msat] | None:
-        holder = self.floods.get(payment_hash) or self.table.entries.get(payment_hash)
-        if holder is None:
-            return None
+    def _sent(self, payment_hash: PaymentHash) -> list[Msat]:
+        holder = self.floods.get(payment_hash) or self.table.entries[payment_hash]
         if len(holder.sent) < self._slots:
             holder.sent.extend([_NOTHING] * (self._slots - len(holder.sent)))
         return holder.sent

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from protocols.errors import MisuseError
+from protocols.routing.engine import MAX_GONE
 from protocols.routing.events import (
     FloodEnded,
     KeptOffer,
@@ -28,8 +29,9 @@ from protocols.routing.events import (
     Unsubscribed,
 )
 from protocols.routing.pricing import FeePolicy, Rate
+from protocols.routing.quoting import MAX_PUSHED
 from protocols.routing.views import Drop
-from protocols.units import Amount, UnixTime
+from protocols.units import MAX_MSAT, Amount, UnixTime
 from protocols.wire.subscribe import Prefix, RefusalCode
 
 
@@ -854,3 +856,132 @@ def test_a_configuration_that_makes_no_sense_is_refused(kit):
         kit.BudgetConfig(floor=0)
     with pytest.raises(MisuseError, match="above 0"):
         replace(kit.BudgetConfig(), half_life=0)
+
+
+# --- corners --------------------------------------------------------------------------------------------------------
+
+
+def test_of_two_equal_prices_the_one_that_locks_longer_makes_room(kit):
+    engine = kit.engine("A", "B", "C", "D", kept_per_hash=2)
+    engine.handle(kit.bundle("A", kit.message(lock_blocks=20)))
+    engine.handle(kit.bundle("B", kit.message(lock_blocks=30)))
+    engine.handle(kit.bundle("C", kit.message(lock_blocks=10)))
+    engine.handle(kit.bundle("D", kit.message(lock_blocks=20)))
+    found = engine.offers(kit.hash(1), None, kit.COIN, kit.NOW)
+    assert [each.neighbour for each in found] == [kit.peer("C"), kit.peer("A")]
+    assert engine.dropped() == {Drop.TOO_DEAR: 1}
+
+
+def test_a_new_stream_of_a_neighbour_that_never_went_down_is_told_again_what_stands(kit):
+    engine = kit.engine("B", "D")
+    engine.handle(kit.bundle("D", kit.message()))
+    engine.handle(kit.flood(2))
+    assert engine.handle(NeighbourUp(neighbour=kit.peer("B"), routes=True, now=kit.NOW)) == [
+        send(kit, "B", kit.message(2), carried(kit.message(), 1010))
+    ]
+
+
+def test_a_quote_above_all_money_is_made_to_nobody(kit):
+    engine = kit.engine("B", "D", ours=MAX_MSAT, theirs=MAX_MSAT)
+    offer = kit.message(amount=MAX_MSAT, ceiling_msat=MAX_MSAT)
+    assert engine.handle(kit.bundle("D", offer)) == [SetTimer(at=kit.TIMER)]
+
+
+def test_what_is_remembered_of_pushes_is_bounded(kit):
+    engine = kit.engine("D", max_waiting=1)
+    kit.join(engine, "client", theirs=1010, routes=False)
+    engine.handle(subscribe(kit, "client", prefixes=(Prefix(bits=8, value=b"\x00"),)))
+    for number in range(MAX_PUSHED + 1):
+        engine.handle(kit.bundle("D", kit.message(number)))
+    assert kit.hash(0) not in {each.payment_hash for each in engine.routes(kit.NOW) if each.quoted[1:]}
+    again = engine.handle(kit.bundle("D", kit.message(0, amount=999)))
+    assert again == [push(kit, "client", carried(kit.message(0), 1009))]
+
+
+def test_of_what_was_withheld_the_oldest_is_forgotten_first(kit):
+    engine = kit.engine("D", max_waiting=1)
+    kit.join(engine, "B", theirs=500)
+    engine.handle(kit.bundle("D", kit.message(1), kit.message(2)))
+    assert engine.handle(kit.liquidity("B")) == [send(kit, "B", carried(kit.message(2), 1010))]
+
+
+def test_what_was_withheld_and_is_gone_is_not_quoted(kit):
+    engine = kit.engine("D")
+    kit.join(engine, "B", theirs=500)
+    kit.join(engine, "client", theirs=500, routes=False)
+    engine.handle(subscribe(kit, "client", 1))
+    engine.handle(kit.bundle("D", kit.message(1)))
+    engine.handle(TimerFired(now=kit.TIMER))
+    assert engine.handle(kit.liquidity("B", now=kit.TIMER)) == []
+    assert engine.handle(kit.liquidity("client", now=kit.TIMER)) == []
+
+
+def test_a_subscriber_that_gave_up_is_not_pushed_what_was_withheld(kit):
+    engine = kit.engine("D")
+    kit.join(engine, "client", theirs=500, routes=False)
+    engine.handle(subscribe(kit, "client", 1))
+    engine.handle(kit.bundle("D", kit.message(1)))
+    engine.handle(SubscriberGone(subscriber=kit.peer("client"), now=kit.NOW))
+    assert engine.handle(kit.liquidity("client")) == []
+
+
+def test_a_source_that_subscribes_is_not_pushed_its_own_offer(kit):
+    engine = kit.engine()
+    kit.join(engine, "client", routes=False)
+    engine.handle(subscribe(kit, "client", 1))
+    assert engine.handle(kit.bundle("client", kit.message())) == [SetTimer(at=kit.TIMER)]
+
+
+def test_a_cheaper_offer_that_waited_replaces_an_older_one_and_a_dearer_does_not(kit):
+    engine = kit.engine("B", "D")
+    engine.handle(kit.bundle("D", kit.message(1, amount=1000), kit.message(2, amount=1000)))
+    engine.handle(kit.liquidity("D", ours=100))
+    engine.handle(kit.bundle("D", kit.message(1, amount=900), kit.message(3, amount=200, expiry=kit.NOW + 10)))
+    late = UnixTime(kit.NOW + 41)
+    assert engine.handle(kit.liquidity("D", now=late)) == [send(kit, "B", carried(kit.message(1, amount=900), 910))]
+    assert engine.dropped() == {Drop.TOO_POOR: 2, Drop.EXPIRED: 1}
+
+
+def test_records_of_the_long_gone_are_bounded(kit):
+    engine = kit.engine()
+    for number in range(MAX_GONE + 3):
+        name = f"n{number}"
+        kit.join(engine, name)
+        engine.handle(NeighbourDown(neighbour=kit.peer(name), now=kit.NOW))
+        engine.handle(LiquidityChanged(neighbour=kit.peer(name), liquidity=(), now=kit.NOW))
+    engine.handle(TimerFired(now=kit.NOW))
+    assert len(engine.neighbours(kit.NOW)) == MAX_GONE
+
+
+def test_the_payer_is_told_again_of_an_offer_whose_neighbour_is_back(kit):
+    engine = kit.engine("D", routes=False)
+    engine.handle(want(kit))
+    engine.handle(kit.bundle("D", kit.message()))
+    engine.handle(NeighbourDown(neighbour=kit.peer("D"), now=kit.NOW))
+    up = NeighbourUp(neighbour=kit.peer("D"), routes=True, now=kit.NOW)
+    assert engine.handle(up) == [arrived(kit, "D", kit.message())]
+
+
+def test_a_neighbour_whose_channel_opens_after_its_stream_is_told_what_stands(kit):
+    engine = kit.engine("D")
+    engine.handle(kit.bundle("D", kit.message()))
+    engine.handle(NeighbourUp(neighbour=kit.peer("B"), routes=True, now=kit.NOW))
+    assert engine.handle(kit.liquidity("B")) == [send(kit, "B", carried(kit.message(), 1010))]
+    assert engine.handle(kit.liquidity("B", theirs=0)) == []
+    assert engine.handle(kit.bundle("D", kit.message(2))) == []
+
+
+def test_who_subscribes_to_what_we_ask_for_ourselves_is_pushed_it(kit):
+    engine = kit.engine()
+    kit.join(engine, "client", routes=False)
+    engine.handle(kit.flood())
+    assert engine.handle(subscribe(kit, "client", 1)) == [accepted(kit, "client"), push(kit, "client", kit.message())]
+    assert engine.answer(kit.peer("client"), (kit.hash(1),), kit.NOW) == (kit.message(),)
+
+
+def test_a_table_for_one_offer_holds_one(kit):
+    engine = kit.engine("A", "B", max_offers=1)
+    for number in range(6):
+        engine.handle(kit.bundle("AB"[number % 2], kit.message(number)))
+        assert len(engine.routes(kit.NOW)) <= 1
+    assert engine.dropped() == {Drop.EVICTED: 5}
