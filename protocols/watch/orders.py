@@ -81,8 +81,10 @@ def _commitment_deadline(close: Close, context: Context, facts: Facts) -> BlockH
 
 def for_stake(close: Close, view: View, stake: Stake, context: Context, facts: Facts) -> list[ChannelEffect]:
     """What claims this output of the confirmed commitment, and then the output of its HTLC transaction."""
-    if close.height is None:
-        return []  # BIP 431: an unconfirmed commitment has room for one child only, which pays for it
+    if close.height is None or close.height > facts.tip:
+        # BIP 431: an unconfirmed commitment has room for one child only, which pays for it. A height above the tip is
+        # that of a branch which is being left.
+        return []
     fate = fate_of(close, view.txid, stake.index)
     if fate is not None and fate.height is not None:
         return _for_second_stage(close, view, stake, fate, context, facts)

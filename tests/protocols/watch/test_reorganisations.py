@@ -36,9 +36,16 @@ def test_another_commitment_after_a_reorganisation_starts_anew(scene: Any, htlc:
 
 def test_commitment_replaced_without_a_gap_starts_anew(scene: Any, htlc: Any) -> None:
     s = scene(htlcs=(htlc(0, True, expiry=150),))
-    s.tell_close(s.whole(s.theirs), 100)
-    assert s.tell_close(s.whole(s.ours), 101) == [("watch", "offered 0", 95), ("watch", "to_local", 95)]
-    assert s.close.kind is SpendKind.OURS
+    s.tell_close(s.whole(s.theirs), 99)
+    s.tell_spent(s.at(s.theirs, "offered 0"), s.bobs_claim(s.theirs, "offered 0", preimage=True), 100)
+    assert s.tell_close(s.whole(s.ours), 99) == [("watch", "offered 0", 93), ("watch", "to_local", 93)]
+    assert (s.close.kind, s.close.fates, s.close.fulfilled) == (SpendKind.OURS, (), (0,))
+
+
+def test_block_above_the_tip_is_one_that_is_being_left(scene: Any, htlc: Any) -> None:
+    s = scene(htlcs=(htlc(0, False, known=True),), tip=99)
+    assert s.tell_close(s.whole(s.theirs), 100) == [("watch", "received 0", 94)]
+    assert s.tell_tip(100) == [("publish", "HTLC success", "received 0")]
 
 
 def test_height_that_changes_moves_the_delay(scene: Any) -> None:
