@@ -49,7 +49,7 @@ class RoutingConfig:
         own offer is the best can still be quoted another.
     max_improvements: how often one neighbour may better its price for one hash (R12). About 8 are usual in a network
         of Lightning's size (ROUTING-NUMBERS), so this stops nothing but cycles.
-    max_offers: offers in the table; 400 to 800 bytes each, so about 40 MB.
+    max_offers: offers in the table; 400 to 800 bytes each (`tools.bench`), so at most 53 MB.
     max_floods: our own hashes that we ask for at a time.
     max_wanted: hashes that we want to pay at a time.
     max_lifetime: seconds; what expires later is kept only so long, or one neighbour's offers would stay for ever.
