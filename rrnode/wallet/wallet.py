@@ -29,12 +29,14 @@ from rrnode.errors import UserError
 from rrnode.keys import KeyTree
 from rrnode.storage import Cursor, SetAside, Store, WalletChanges, WalletState
 from rrnode.wallet.building import Builder, Built
+from rrnode.wallet.holdings import FEES, FUNDING, Holdings, channels_of
 from rrnode.wallet.ledger import BlockPlace, Coin, Entry, Ledger
 from rrnode.wallet.scripts import LOOK_AHEAD, Place, Scripts
 
-_FUNDING = b"funding:"  # followed by the temporary and the permanent channel id
-_FEES = b"fees:"  # followed by the purpose
 DUST = Sat(546)
+MAX_SPLIT = 4  # additional change outputs of one transaction, 31 vbytes each
+FEE_ROOM = 4  # a coin for fees is worth at least so many times the fee asked for, if there is one
+SMALLEST_FEE_COIN = Sat(5_000)
 SETTLED_DEPTH = 100  # blocks after which a spent coin's reservation is cleaned away
 
 
@@ -96,12 +98,11 @@ class Wallet:
             keys, next_receiving=state.next_receiving, next_change=state.next_change, look_ahead=look_ahead
         )
         self._ledger = Ledger(self._scripts, state.transactions)
-        self._held = {outpoint(coin.txid, coin.index): coin for coin in state.set_aside}
+        self._held = Holdings(state.set_aside, state.change_for, self._write)
         self._free_indexes = set(state.free_indexes)
         self._address = state.address
-        self._change_for = dict(state.change_for)
         self._cursor = state.cursor
-        self._reserve = Sat(0)
+        self._reserve, self._fee_coins = Sat(0), 0
         self._lock = threading.RLock()
 
     @classmethod
@@ -200,8 +201,7 @@ class Wallet:
                     cursor=self._cursor,
                 )
             )
-            for coin in done:
-                del self._held[outpoint(coin.txid, coin.index)]
+            self._held.forget(done)
 
     def _done_coins(self) -> list[SetAside]:
         """Coins set aside whose spend is buried for good."""
@@ -259,9 +259,14 @@ class Wallet:
 
     # --- balances -----------------------------------------------------------------------------------------------------
 
-    def keep_reserve(self, reserve: Sat) -> None:
-        """Keep at least so much back from `send` and `build_funding`: what closing every channel could cost."""
-        self._reserve = reserve
+    def keep_reserve(self, reserve: Sat, coins: int = 0) -> None:
+        """Keep at least so much back from `send` and `build_funding`: what closing every channel could cost.
+
+        Args:
+            coins: how many separate coins it should be in: unconfirmed change cannot pay for a close (BIP 431), so two
+                channels that close in the same block need two. Change is split towards that.
+        """
+        self._reserve, self._fee_coins = reserve, coins
 
     def balance(self) -> Balance:
         """What there is, and what of it can be spent."""
@@ -297,13 +302,9 @@ class Wallet:
                 sum(
                     coin.value
                     for coin in self._ledger.coins()
-                    if self._is_mature(coin) and not self._is_for_funding(coin)
+                    if self._is_mature(coin) and not self._held.is_for_funding(coin.outpoint)
                 )
             )
-
-    def _is_for_funding(self, coin: Coin) -> bool:
-        held = self._held.get(coin.outpoint)
-        return held is not None and held.holder.startswith(_FUNDING)
 
     def _is_mature(self, coin: Coin) -> bool:
         return self._ledger.is_mature(coin, self._tip())
@@ -384,56 +385,70 @@ class Wallet:
             ]
             if len(places) != 1:
                 raise MisuseError(f"{len(places)} outputs of a funding transaction look like the funding, 1 wanted")
-            holder = _FUNDING + channel_id + channel_id_of(built.tx.txid, places[0])
-            self._set_aside(holder, built.spent, next_change=self._scripts.next(change=True))
+            holder = FUNDING + channel_id + channel_id_of(built.tx.txid, places[0])
+            self._held.promise(holder, built.spent, next_change=self._scripts.next(change=True))
             return built.tx.raw, places[0]
 
     def release(self, channel_id: ChannelId) -> None:
         """The funding of this channel will never be published: its coins are free again. Idempotent."""
         with self._lock:
-            holders = {
-                coin.holder
-                for coin in self._held.values()
-                if coin.holder.startswith(_FUNDING) and channel_id in _channels_of(coin.holder)
-            }
-            for holder in holders:
-                self._release(holder)
+            for holder in self._held.holders():
+                if holder.startswith(FUNDING) and channel_id in channels_of(holder):
+                    self._held.release(holder)
 
     def _build(self, pay: list[tuple[bytes, Sat]], rest: bytes | None, feerate: FeeRate, *, keep: Sat) -> Built:
         """Pay, with change to us; or everything to `rest`. `keep` stays with us in any case."""
         coins = self._spendable()
         available = sum(coin.value for coin in coins)
-        change_index = self._scripts.next(change=True)
-        change = self._scripts.script(Place(True, change_index))
-        if rest is not None and keep >= DUST:
-            pay = [(change, keep)]
+        asked = sum(value for _, value in pay)
         for _, value in pay:
             if not 0 < value <= MAX_SAT:
                 raise UserError(f"{value} sat is no amount that can be sent")
-        kept = UserError(
+        if keep > 0 and asked + keep > available:
+            raise self._kept(available, keep)
+        first = self._scripts.next(change=True)
+        mine = [self._scripts.script(Place(True, first + place)) for place in range(1 + MAX_SPLIT)]
+        extra = self._split(Sat(available - asked)) if rest is None else [keep] if keep >= DUST else []
+        while True:
+            outputs = [*pay, *zip(mine[1:], extra, strict=False)]
+            try:
+                built = self._builder.build(
+                    coins=[(coin, self._entry_of(coin)) for coin in coins],
+                    pay=outputs,
+                    rest=mine[0] if rest is None else rest,
+                    everything=rest is not None,
+                    feerate=feerate,
+                    tip=self._tip(),
+                )
+                break
+            except UserError:
+                if rest is not None or not extra:
+                    raise
+                extra = []  # splitting the change is a nicety
+        back = sum(output.value for output in built.tx.outputs if output.script in mine)
+        if available - sum(self._coin(point).value for point in built.spent) + back < keep:
+            raise self._kept(available, keep)
+        if rest is not None and not any(output.script == rest for output in built.tx.outputs):
+            raise UserError("nothing would be left to send after the fee")
+        for _ in range(1 + len(extra)):
+            self._scripts.give_out(change=True)
+        return built
+
+    @staticmethod
+    def _kept(available: int, keep: Sat) -> UserError:
+        return UserError(
             f"{max(0, available - keep)} sat can be spent now, fee included: "
             f"{keep} sat are kept to pay for closing channels"
         )
-        if keep > 0 and sum(value for _, value in pay) + (0 if rest else keep) > available:
-            raise kept
-        built = self._builder.build(
-            coins=[(coin, self._entry_of(coin)) for coin in coins],
-            pay=pay,
-            rest=change if rest is None else rest,
-            everything=rest is not None,
-            feerate=feerate,
-            tip=self._tip(),
-        )
-        scripts = [output.script for output in built.tx.outputs]
-        back = sum(output.value for output in built.tx.outputs if output.script == change)
-        left = available - sum(self._coin(point).value for point in built.spent) + back
-        if left < keep:
-            raise kept
-        if rest is not None and rest not in scripts:
-            raise UserError("nothing would be left to send after the fee")
-        if change in scripts:
-            self._scripts.give_out(change=True)
-        return built
+
+    def _split(self, left: Sat) -> list[Sat]:
+        """Values of additional change outputs, so that the fee reserve comes to be in as many coins as it should be."""
+        if self._fee_coins == 0:
+            return []
+        size = max(Sat(self._reserve // self._fee_coins), SMALLEST_FEE_COIN)
+        there = sum(coin.value >= size for coin in self._free_confirmed())
+        wanted = min(self._fee_coins - there + 1, MAX_SPLIT, left // (2 * size))  # the coin spent now is one of those
+        return [size] * max(0, wanted)
 
     def _coin(self, point: bytes) -> Coin:
         coin = self._ledger.coin(point)
@@ -445,35 +460,24 @@ class Wallet:
         assert entry is not None
         return entry
 
-    def _set_aside(self, holder: bytes, points: Iterable[bytes], *, next_change: int | None = None) -> None:
-        taken = sum(1 for coin in self._held.values() if coin.holder == holder)
-        new = {
-            point: SetAside(
-                txid=Txid(point[:32]), index=int.from_bytes(point[32:], "little"), holder=holder, place=place
-            )
-            for place, point in enumerate(points, taken)
-        }
-        self._write(WalletChanges(set_aside=tuple(new.values()), next_change=next_change))
-        self._held.update(new)
-
-    def _release(self, holder: bytes) -> None:
-        self._write(WalletChanges(released=(holder,)))
-        self._held = {point: coin for point, coin in self._held.items() if coin.holder != holder}
-        self._change_for.pop(holder, None)
-
     # --- coins for fees (rrnode.chain.fees.FeeWallet) -----------------------------------------------------------------
 
     async def reserve_coins(self, purpose: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
         """See `FeeWallet`. Kept on disk: after a restart the same purpose has the same coins."""
-        return await trio.to_thread.run_sync(self._reserve_coins, _FEES + purpose, at_least)
+        return await trio.to_thread.run_sync(self._reserve_coins, FEES + purpose, at_least)
 
     async def release_coins(self, purpose: bytes) -> None:
         """See `FeeWallet`."""
-        await trio.to_thread.run_sync(self._release_coins, _FEES + purpose)
+        await trio.to_thread.run_sync(self._release_coins, FEES + purpose)
+
+    async def fee_purposes(self) -> tuple[bytes, ...]:
+        """See `FeeWallet`."""
+        with self._lock:
+            return tuple(sorted(each.removeprefix(FEES) for each in self._held.holders() if each.startswith(FEES)))
 
     async def change_script(self, purpose: bytes) -> bytes:
         """See `FeeWallet`."""
-        return await trio.to_thread.run_sync(self._change_script, _FEES + purpose)
+        return await trio.to_thread.run_sync(self._change_script, FEES + purpose)
 
     async def sign(self, transaction: bytes, coins: tuple[FeeCoin, ...], spent: tuple[tuple[Sat, bytes], ...]) -> bytes:
         """See `FeeWallet`. Raises MisuseError when a coin is not ours, not an input, or the result is not valid."""
@@ -497,9 +501,9 @@ class Wallet:
 
     def _reserve_coins(self, holder: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
         with self._lock:
-            held = sorted((coin for coin in self._held.values() if coin.holder == holder), key=lambda coin: coin.place)
-            good, stale = [], []
-            for each in held:
+            good: list[Coin] = []
+            stale: list[SetAside] = []
+            for each in self._held.of(holder):
                 point = outpoint(each.txid, each.index)
                 coin = self._ledger.coin(point)
                 if coin is None or coin.height is None or self._ledger.spent_height(point) is not None:
@@ -508,23 +512,15 @@ class Wallet:
                     good.append(coin)
             total: int = sum(coin.value for coin in good)
             free = sorted(self._free_confirmed(), key=lambda coin: (-coin.value, coin.outpoint))
-            added = []
+            added: list[Coin] = []
             while total < at_least and free:
-                coin = free.pop(0)
+                # Room for the fee to grow, but not the whole purse for a small fee: another close may need one too.
+                roomy = [coin for coin in free if coin.value >= FEE_ROOM * (at_least - total)]
+                coin = roomy[-1] if roomy else free[0]
+                free.remove(coin)
                 added.append(coin)
                 total += coin.value
-            if stale or added:
-                first = 1 + max((each.place for each in held), default=-1)
-                new = [
-                    SetAside(txid=coin.txid, index=coin.index, holder=holder, place=place)
-                    for place, coin in enumerate(added, first)
-                ]
-                gone = tuple((each.txid, each.index) for each in stale)
-                self._write(WalletChanges(set_aside=tuple(new), released_coins=gone))
-                for each in stale:
-                    del self._held[outpoint(each.txid, each.index)]
-                for each in new:
-                    self._held[outpoint(each.txid, each.index)] = each
+            self._held.promise(holder, [coin.outpoint for coin in added], instead_of=stale)
             return tuple(
                 FeeCoin(txid=coin.txid, index=coin.index, value=coin.value, script=coin.script)
                 for coin in (*good, *added)
@@ -532,19 +528,13 @@ class Wallet:
 
     def _release_coins(self, holder: bytes) -> None:
         with self._lock:
-            if holder in self._change_for or any(coin.holder == holder for coin in self._held.values()):
-                self._release(holder)
+            if holder in self._held.holders():
+                self._held.release(holder)
 
     def _change_script(self, holder: bytes) -> bytes:
         with self._lock:
-            index = self._change_for.get(holder)
+            index = self._held.change_for(holder)
             if index is None:
                 index = self._scripts.give_out(change=True)
-                self._write(WalletChanges(next_change=self._scripts.next(change=True), change_for=((holder, index),)))
-                self._change_for[holder] = index
+                self._held.promise_change(holder, index, next_change=self._scripts.next(change=True))
             return self._scripts.script(Place(True, index))
-
-
-def _channels_of(holder: bytes) -> tuple[bytes, bytes]:
-    ids = holder.removeprefix(_FUNDING)
-    return ids[:32], ids[32:]

@@ -160,3 +160,50 @@ async def test_signing_what_is_not_ours_or_not_valid_is_our_bug(rich: Wallet, ki
     wrong = FeeCoin(txid=coins[0].txid, index=coins[0].index, value=Sat(7_000), script=coins[0].script)
     with pytest.raises(MisuseError, match="invalid"):  # a wrong value would make a worthless signature
         await rich.sign(unsigned.serialize(), (wrong,), ((coins[0].value, coins[0].script),))
+
+
+async def test_a_small_fee_does_not_take_the_whole_purse(rich: Wallet) -> None:
+    assert values(await rich.reserve_coins(CLOSE, Sat(2_000))) == [200_000]
+    assert values(await rich.reserve_coins(HTLC, Sat(2_000))) == [500_000]
+    assert values(await rich.reserve_coins(CLOSE, Sat(200_001))) == [200_000, 1_000_000]
+
+
+async def test_purposes_are_known_after_a_restart(rich: Wallet, reopened: Callable[[], Wallet]) -> None:
+    assert await rich.fee_purposes() == ()
+    await rich.reserve_coins(CLOSE, Sat(2_000))
+    await rich.change_script(HTLC)
+    rich.build_funding(ChannelId(b"c" * 32), FUNDING, Sat(10_000), RATE)
+    assert await reopened().fee_purposes() == tuple(sorted((CLOSE, HTLC)))
+    await rich.release_coins(CLOSE)
+    assert await rich.fee_purposes() == (HTLC,)
+
+
+async def test_change_is_split_so_that_every_close_can_be_paid_for(wallet: Wallet, world: Any) -> None:
+    await world.feed(wallet)
+    await world.give((wallet.script_at(wallet.reserve_key_index()), 1_000_000))
+    await world.feed(wallet)
+    wallet.keep_reserve(Sat(30_000), coins=3)
+    raw, index = wallet.build_funding(ChannelId(b"c" * 32), FUNDING, Sat(500_000), RATE)
+    tx = onchain.parse(raw)
+    own = [each.value for each in tx.outputs if each.script in wallet.watch_scripts()]
+    assert tx.outputs[index].value == 500_000
+    assert sorted(own)[:3] == [10_000] * 3
+    assert len(own) == 4
+    await world.publish(raw)
+    await world.mine()
+    await world.feed(wallet)
+    closes = [await wallet.reserve_coins(b"%d" % n, Sat(1_000)) for n in range(4)]
+    assert all(closes)
+    for n in range(4):
+        await wallet.release_coins(b"%d" % n)
+    second, _ = wallet.build_funding(ChannelId(b"d" * 32), FUNDING, Sat(100_000), RATE)
+    assert len(onchain.parse(second).outputs) == 2  # there are enough coins
+
+
+async def test_change_that_is_too_small_is_not_split(wallet: Wallet, world: Any) -> None:
+    await world.feed(wallet)
+    await world.give((wallet.script_at(wallet.reserve_key_index()), 100_000))
+    await world.feed(wallet)
+    wallet.keep_reserve(Sat(15_000), coins=3)
+    raw, _ = wallet.build_funding(ChannelId(b"c" * 32), FUNDING, Sat(84_000), RATE)
+    assert len(onchain.parse(raw).outputs) <= 3
