@@ -94,6 +94,10 @@ class ChainBackend(ABC):
         """The output if neither the best chain nor the mempool spends it, else None."""
 
     @abstractmethod
+    async def confirmed_output(self, txid: Txid, index: int) -> OutputState | None:
+        """The output if the best chain has it unspent, whatever the mempool does with it, else None."""
+
+    @abstractmethod
     async def publish(self, transactions: tuple[bytes, ...]) -> PublishResult:
         """Give one transaction, or a parent and its child as a package (BIP 431), to the network. Idempotent."""
 

@@ -264,7 +264,14 @@ class BitcoindChain(ChainBackend, Miner):
 
     @_sensible
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
-        found = await self._ask("gettxout", txid[::-1].hex(), index, True)
+        return await self._output(txid, index, mempool=True)
+
+    @_sensible
+    async def confirmed_output(self, txid: Txid, index: int) -> OutputState | None:
+        return await self._output(txid, index, mempool=False)
+
+    async def _output(self, txid: Txid, index: int, *, mempool: bool) -> OutputState | None:
+        found = await self._ask("gettxout", txid[::-1].hex(), index, mempool)
         if found is None:
             return None
         height = None

@@ -252,16 +252,20 @@ class KernelChain(ChainBackend, Miner):
 
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         self._check_open()
-        place = outpoint(txid, index)
-        if self.mempool_now.spender(place) is not None:
+        if self.mempool_now.spender(outpoint(txid, index)) is not None:
             return None
-        if coin := self.index.unspent.get(place):
-            return OutputState(value=coin.value, script=coin.script, height=coin.height)
+        if confirmed := await self.confirmed_output(txid, index):
+            return confirmed
         entry = self.mempool_now.entries.get(txid)
         if entry is None or index >= len(entry.tx.outputs):
             return None
         output = entry.tx.outputs[index]
         return OutputState(value=output.value, script=output.script, height=None)
+
+    async def confirmed_output(self, txid: Txid, index: int) -> OutputState | None:
+        self._check_open()
+        coin = self.index.unspent.get(outpoint(txid, index))
+        return OutputState(value=coin.value, script=coin.script, height=coin.height) if coin else None
 
     async def publish(self, transactions: tuple[bytes, ...]) -> PublishResult:
         try:

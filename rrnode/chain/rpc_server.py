@@ -235,10 +235,9 @@ class _Methods:
         ]
 
     async def rpc_gettxout(self, txid: Json, number: Json, include_mempool: Json = True) -> Json:
-        if include_mempool is not True:
-            raise _RpcError(_PARAMETER, "only with the mempool")
         tip = await self._chain.tip()
-        output = await self._chain.unspent(Txid(_hash(txid)), _whole(number, 0, 2**32 - 1))
+        find = self._chain.unspent if include_mempool else self._chain.confirmed_output
+        output = await find(Txid(_hash(txid)), _whole(number, 0, 2**32 - 1))
         if output is None:
             return None
         return {
