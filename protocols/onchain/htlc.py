@@ -5,8 +5,8 @@ countersignatory signs SINGLE | ANYONECANPAY so that the broadcaster can add inp
 """
 
 from protocols.errors import MisuseError
-from protocols.ids import Preimage, Txid
-from protocols.onchain import ec, scripts, tx
+from protocols.ids import Preimage
+from protocols.onchain import ec, tx
 from protocols.onchain.commitment import VERSION, BuiltCommitment, CommitmentOutput, HtlcSpec
 from protocols.onchain.keys import derive_privkey, derive_pubkey
 
@@ -89,14 +89,6 @@ def htlc_transaction(
         each.witness_script,
     )
     return tx.with_witnesses(tx.single_input_base(VERSION, spent, SEQUENCE, [paid], locktime), [stack])
-
-
-def htlc_txid(built: BuiltCommitment, index: int) -> Txid:
-    """The id that the HTLC transaction of this output has when nothing is added to it."""
-    each, htlc = _htlc_at(built, index)
-    spent, paid = tx.outpoint(built.txid, index), tx.output(each.value, built.htlc_output_script)
-    base = tx.single_input_base(VERSION, spent, SEQUENCE, [paid], htlc.expiry if htlc.offered else 0)
-    return Txid(scripts.sha256d(base))
 
 
 def _htlc_at(built: BuiltCommitment, index: int) -> tuple[CommitmentOutput, HtlcSpec]:

@@ -114,7 +114,6 @@ def _for_htlc(view: View, stake: Stake, fate: OutputFate | None, context: Contex
         purpose, deadline = Purpose.HTLC_SUCCESS, htlc.expiry
     if view.kind is SpendKind.THEIRS:
         claim = direct_claim(view, context, stake)
-        assert claim is not None
         if not htlc.ours or not is_abandoned(claim, context):
             return _swept(claim, purpose, deadline, context, facts)
         # Worth less than its fee, but as long as it stands they can claim it, and what we owe for it upstream waits (R10).
@@ -174,8 +173,7 @@ def _swept(
     if deadline is None:  # in no hurry: half of it may go to fees, not all
         most = max(RELAY_FLOOR, FeeRate(most // 2))
     transaction = sweep.build(claim, target, min(max(rate, RELAY_FLOOR), most))
-    if transaction is None:
-        return []
+    assert transaction is not None
     return [Publish(channel_id=context.channel_id, transaction=transaction, purpose=purpose)]
 
 

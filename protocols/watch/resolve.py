@@ -357,5 +357,4 @@ def _is_given_up(view: View, stake: Stake, context: Context, facts: Facts) -> bo
             assert stake.htlc is not None
             if stake.htlc.preimage is None:
                 return stake.htlc.given_up or facts.tip >= stake.htlc.expiry + FORGOTTEN
-            claim = direct_claim(view, context, stake) if view.kind is SpendKind.THEIRS else None
-            return claim is not None and is_abandoned(claim, context)
+            return view.kind is SpendKind.THEIRS and is_abandoned(direct_claim(view, context, stake), context)

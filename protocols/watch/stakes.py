@@ -198,14 +198,13 @@ def delayed_claim(view: View, context: Context, stake: Stake) -> Claim:
     return _own_delayed(view, context, view.txid, stake.index, stake.value, stake.witness_script)
 
 
-def direct_claim(view: View, context: Context, stake: Stake) -> Claim | None:
-    """An HTLC on their commitment: by preimage, or after its expiry; None for one of theirs without preimage."""
+def direct_claim(view: View, context: Context, stake: Stake) -> Claim:
+    """An HTLC on their commitment: theirs by its preimage, which must be known, ours after its expiry."""
     assert view.built is not None
     assert stake.htlc is not None
     secret = derive_privkey(context.keys.htlc_secret, context.their_params.countersignatory.htlc, view.built.point)
     offered = stake.role is Role.OFFERED
-    if not offered and stake.htlc.preimage is None:
-        return None
+    assert offered or stake.htlc.preimage is not None
     return Claim(
         txid=view.txid,
         index=stake.index,

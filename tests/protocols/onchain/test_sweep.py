@@ -59,3 +59,14 @@ def test_value_that_fees_would_eat_is_not_swept(to_local: Any) -> None:
     assert sweep.build(small, target, FeeRate(highest + 10)) is None
     assert sweep.highest_feerate(replace(claim, value=Sat(294)), target) == 0
     assert sweep.highest_feerate(replace(claim, value=Sat(100)), target) == 0
+
+
+def test_claim_without_a_fee_leaves_room_for_inputs_that_pay(to_local: Any) -> None:
+    claim, coin, target = to_local
+    raw = sweep.build_pair(claim, target)
+    assert raw is not None
+    assert check_transaction(raw, [coin]) is None
+    parsed = tx.parse(raw)
+    assert parsed.outputs == (tx.TxOutput(claim.value, target),)
+    assert parsed.inputs[0].witness[0][-1] == tx.SIGHASH_SINGLE_ANYONECANPAY
+    assert sweep.build_pair(replace(claim, value=Sat(293)), target) is None
