@@ -17,11 +17,16 @@ import trio
 
 from bootstrap.networks import REGTEST, Network
 from protocols.ids import Txid
-from rrnode.chain.base import ChainBackend
+from protocols.onchain import ec
+from protocols.onchain import tx as onchain
+from protocols.units import Sat
+from rrnode.chain.base import ChainBackend, Verdict
 from rrnode.chain.bitcoind import BitcoindChain
+from rrnode.chain.fees import FeeCoin
 from rrnode.chain.kernel import KernelChain
 from rrnode.chain.parse import Tx, compact_size, outpoint, parse_block, parse_transaction
 from rrnode.chain.rpc_server import serving
+from rrnode.errors import ChainUnavailable
 
 OPEN_SCRIPT = bytes.fromhex("51")
 OPEN = b"\x00\x20" + hashlib.sha256(OPEN_SCRIPT).digest()
@@ -206,8 +211,6 @@ class CoreRig(_RpcRig):
 
 
 async def _until_answering(client: Callable[[], BitcoindChain], process: trio.Process) -> None:
-    from rrnode.errors import ChainUnavailable
-
     while True:
         if process.poll() is not None:
             raise RuntimeError(f"bitcoind ended with exit code {process.returncode}")
@@ -227,3 +230,55 @@ def crash(directory: Path, code: str) -> None:
 RIGS: dict[str, Callable[..., Rig]] = {"kernel": KernelRig, "served": ServedRig}
 core_rig = partial(CoreRig)
 TXID_OF_NOTHING = Txid(bytes(32))
+
+
+class KeyWallet:
+    """A FeeWallet of one key, which is told its coins; signs for real."""
+
+    def __init__(self, secret: bytes = b"\x11" * 32) -> None:
+        self._secret, self.key = secret, ec.point_of(secret)
+        self.script = b"\x00\x14" + hashlib.new("ripemd160", hashlib.sha256(self.key).digest()).digest()
+        self.free: list[FeeCoin] = []
+        self.held: dict[bytes, list[FeeCoin]] = {}
+
+    def add(self, tx: Tx) -> None:
+        """Take the outputs of this confirmed transaction that are ours."""
+        for index, output in enumerate(tx.outputs):
+            if output.script == self.script:
+                self.free.append(FeeCoin(txid=tx.txid, index=index, value=output.value, script=output.script))
+
+    async def reserve_coins(self, purpose: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
+        held = self.held.setdefault(purpose, [])
+        while sum(each.value for each in held) < at_least and self.free:
+            self.free.sort(key=lambda each: each.value)
+            held.append(self.free.pop())
+        return tuple(held)
+
+    async def release_coins(self, purpose: bytes) -> None:
+        self.free += self.held.pop(purpose, [])
+
+    async def fee_purposes(self) -> tuple[bytes, ...]:
+        return tuple(self.held)
+
+    async def change_script(self, purpose: bytes) -> bytes:
+        return self.script
+
+    async def sign(self, transaction: bytes, coins: tuple[FeeCoin, ...], spent: tuple[tuple[Sat, bytes], ...]) -> bytes:
+        parsed = onchain.parse(transaction)
+        witnesses = [each.witness for each in parsed.inputs]
+        for each in coins:
+            number = next(n for n, i in enumerate(parsed.inputs) if (i.txid, i.index) == (each.txid, each.index))
+            code = b"\x76\xa9\x14" + each.script[2:] + b"\x88\xac"
+            digest = onchain.input_digest(parsed, number, code, each.value)
+            witnesses[number] = (ec.to_der(ec.sign(self._secret, digest)) + b"\x01", self.key)
+        return onchain.with_witnesses(parsed.base(), witnesses)
+
+
+async def with_coins(chain: ChainBackend, wallet: KeyWallet, *values: int) -> None:
+    """Give the wallet confirmed coins of these values."""
+    (source,) = await funded(chain, 1)
+    rest = source[1] - sum(values) - 1000
+    tx = build([source], [*((value, wallet.script) for value in values), (rest, LOCKED)])
+    assert (await chain.publish((tx.raw,))).verdict is Verdict.ACCEPTED
+    await chain.mine(1, LOCKED)  # type: ignore[attr-defined]
+    wallet.add(tx)
