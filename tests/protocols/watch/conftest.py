@@ -5,7 +5,11 @@ keep it out of the next block.
 """
 
 import hashlib
+import importlib.util
+import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -84,11 +88,11 @@ class H:
         return PaymentHash(hashlib.sha256(self.preimage).digest())
 
 
-def params(*, ours: bool) -> CommitmentParams:
+def params(*, ours: bool, funding: Outpoint) -> CommitmentParams:
     own, other = (ALICE, BOB) if ours else (BOB, ALICE)
     return CommitmentParams(
-        funding_txid=FUNDING.txid,
-        funding_index=FUNDING.index,
+        funding_txid=funding.txid,
+        funding_index=funding.index,
         capacity=Sat(CAPACITY),
         broadcaster=own.points,
         countersignatory=other.points,
@@ -131,6 +135,7 @@ class Scene:
     feerate: int = 2_000
     may_publish: bool = True
     revoked: tuple[H, ...] = ()
+    funding: Outpoint = FUNDING
     close: Close = field(default_factory=Close)
     effects: list[ChannelEffect] = field(default_factory=list)
     coins: dict[tuple[bytes, int], tuple[int, bytes]] = field(default_factory=dict)
@@ -138,9 +143,14 @@ class Scene:
     names: dict[tuple[bytes, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.coins[(FUNDING.txid, FUNDING.index)] = (CAPACITY, funding_output_script(ALICE.points, BOB.points))
+        self.coins[(self.funding.txid, self.funding.index)] = (
+            CAPACITY,
+            funding_output_script(ALICE.points, BOB.points),
+        )
         self.ours = commitment.build(
-            params(ours=True), spec(self.htlcs, "ours", NUMBER), ALICE.per_commitment_point(NUMBER)
+            params(ours=True, funding=self.funding),
+            spec(self.htlcs, "ours", NUMBER),
+            ALICE.per_commitment_point(NUMBER),
         )
         self.theirs = self._bobs(spec(self.htlcs, "theirs", NUMBER))
         self.next = self._bobs(spec(self.htlcs, "next", NUMBER + 1))
@@ -154,7 +164,7 @@ class Scene:
             self._name(built, live)
 
     def _bobs(self, made: CommitmentSpec) -> BuiltCommitment:
-        return commitment.build(params(ours=False), made, BOB.per_commitment_point(made.number))
+        return commitment.build(params(ours=False, funding=self.funding), made, BOB.per_commitment_point(made.number))
 
     def _name(self, built: BuiltCommitment, live: tuple[H, ...]) -> None:
         for index, each in enumerate(built.outputs):
@@ -181,8 +191,8 @@ class Scene:
         return Context(
             channel_id=CHANNEL,
             keys=ALICE,
-            our_params=params(ours=True),
-            their_params=params(ours=False),
+            our_params=params(ours=True, funding=self.funding),
+            their_params=params(ours=False, funding=self.funding),
             ours=self.ours.spec,
             their_signature=commitment.sign(self.ours, BOB.funding_secret),
             their_htlc_signatures=sign_htlcs(self.ours, BOB.htlc_secret),
@@ -240,7 +250,7 @@ class Scene:
         if height is not None:
             self.heights[txid] = height
         position = [(each.txid, each.index) for each in parsed.inputs].index((outpoint.txid, outpoint.index))
-        if (outpoint.txid, outpoint.index) != (FUNDING.txid, FUNDING.index):
+        if (outpoint.txid, outpoint.index) != (self.funding.txid, self.funding.index):
             self.names.setdefault((txid, position), f"output of {self.name(outpoint)}")
         return self.tell(
             OutputSpent(outpoint=outpoint, transaction=raw, height=None if height is None else BlockHeight(height))
@@ -250,7 +260,7 @@ class Scene:
         return self.tell(SpendGone(outpoint=outpoint))
 
     def tell_close(self, raw: bytes, height: int | None) -> list[tuple[Any, ...]]:
-        return self.tell_spent(FUNDING, raw, height)
+        return self.tell_spent(self.funding, raw, height)
 
     # --- transactions
 
@@ -333,7 +343,7 @@ class Scene:
             case PublishWithChild():
                 parsed = tx.parse(effect.transaction)
                 assert parsed.outputs[effect.anchor_index].script == scripts.ANCHOR_SCRIPT
-                coin = self.coins[(FUNDING.txid, FUNDING.index)]
+                coin = self.coins[(self.funding.txid, self.funding.index)]
                 assert check_transaction(effect.transaction, [coin]) is None
                 return ("with child", "ours" if parsed.txid() == self.ours.txid else "theirs", effect.deadline)
             case HtlcFulfilled():
@@ -383,6 +393,25 @@ def scene() -> type[Scene]:
 @pytest.fixture
 def htlc() -> type[H]:
     return H
+
+
+@pytest.fixture
+def funding_script() -> bytes:
+    return funding_output_script(ALICE.points, BOB.points)
+
+
+@pytest.fixture
+def chain_kit() -> ModuleType:
+    """Coins, transactions and an embedded chain: the kit of the chain's own tests."""
+    name = "chain_kit"
+    if name not in sys.modules:
+        path = Path(__file__).parents[2] / "rrnode" / "chain" / "chain_kit.py"
+        spec_of_kit = importlib.util.spec_from_file_location(name, path)
+        assert spec_of_kit is not None
+        assert spec_of_kit.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec_of_kit)
+        spec_of_kit.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 @pytest.fixture
