@@ -207,7 +207,8 @@ class LibP2PHost(LinkedHost):
         try:
             for where in self._listen:
                 listeners += await sockets.listen(where, self.config.listen_backlog)
-            self._bound = tuple(sockets.multiaddr_of(listener.socket.getsockname()) for listener in listeners)
+            bound = (sockets.multiaddr_of(listener.socket.getsockname()) for listener in listeners)
+            self._bound = tuple(reachable for where in bound for reachable in sockets.reachable(where))
             self._make_host()
             async with self._host.run([]), trio.open_nursery() as nursery:
                 try:

@@ -18,6 +18,7 @@ from rrnode.host.base import FrameStream, HostConfig
 from rrnode.host.transport import ByteStream
 
 MAX_WRITE = 65536 - 12  # bytes joined into one write: one yamux frame
+_BREATH = 32  # frames that may pass one task before another gets its turn
 
 
 class _Queue:
@@ -106,6 +107,7 @@ class QueuedStream(FrameStream):
         self._close_timeout = config.close_timeout
         self._inbox = _Queue(config.queue_frames, config.queue_bytes)
         self._outbox = _Queue(config.queue_frames, config.queue_bytes)
+        self._breaths = 0
         self._queued = 0  # frames ever queued
         self._written = 0  # frames ever handed to the transport
         self._end: str | None = None  # why receiving and sending is over
@@ -136,9 +138,10 @@ class QueuedStream(FrameStream):
         self._queued += 1
         self._outbox.put(framed)
         if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await self._breathe()
 
     async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint_if_cancelled()
         waited = False
         while not self._inbox:
             if self._decode_error is not None:
@@ -151,7 +154,7 @@ class QueuedStream(FrameStream):
             self._must_live()
         item = self._inbox.pop()
         if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await self._breathe()
         return item
 
     async def flush(self) -> None:
@@ -184,6 +187,12 @@ class QueuedStream(FrameStream):
         self._scope.cancel()
         self._outbox.clear()
         self._inbox.wake()
+
+    async def _breathe(self) -> None:
+        """Let other tasks run now and then: each time would cost more than the frame, and unbundle the writes."""
+        self._breaths += 1
+        if self._breaths % _BREATH == 0:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _must_live(self) -> None:
         if self._end is not None:

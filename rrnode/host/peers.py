@@ -151,6 +151,8 @@ class LinkedHost(Host):
             raise Unreachable(str(error)) from None
         if peer == self.peer_id:
             raise Unreachable(f"{address} is this node itself")
+        if self._nursery is None:
+            raise Unreachable("this node is not running")
         await trio.lowlevel.checkpoint()
         lock = self._dialling.setdefault(peer, trio.Lock())
         try:

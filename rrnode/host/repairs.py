@@ -10,6 +10,7 @@ import logging
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -24,7 +25,7 @@ from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.peer.peerstore import PeerStore
-from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 
 from rrnode.host.sockets import watch_dead_peers
@@ -54,6 +55,7 @@ class Repair(Enum):
     B14_PARENT_TASK = "B14"
     NEGOTIATION = "negotiation"
     TCP_STREAM = "tcp"
+    PROBE = "probe"
 
 
 class PinnedPeerStore(PeerStore):
@@ -98,12 +100,24 @@ def guard_handlers() -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not pass here
             log.debug("stream of %s: %r", self.muxed_conn.peer_id, error)
         with trio.CancelScope(shield=True), trio.move_on_after(WRITE_STALL):
-            try:
+            with suppress(Exception):
                 await muxed_stream.reset()
-            except Exception as error:  # noqa: BLE001
-                log.debug("reset of a stream of %s: %r", self.muxed_conn.peer_id, error)
 
     swarm_connection.SwarmConn._handle_muxed_stream = handle
+    for owner in (swarm_connection.SwarmConn, yamux.Yamux):  # tasks of the swarm, likewise
+        owner.start = _never_raising(owner.start)
+
+
+def _never_raising(task: Any) -> Any:
+    async def run(self: Any) -> None:
+        try:
+            await task(self)
+        except Exception as error:  # noqa: BLE001 - one connection's trouble
+            log.debug("%s: %r", type(self).__name__, error)
+            with suppress(Exception):
+                await self.close()
+
+    return run
 
 
 def shield_frames() -> None:
@@ -123,12 +137,33 @@ def shield_frames() -> None:
     yamux.Yamux._write_frame = write_frame
 
 
-def shield_window_updates() -> None:
-    """B4: a read that was cancelled while it gave the window back lost the bytes that it had taken. Also: give it back
-    in halves of one fixed window, where the original may write once a read and grows the window to 16 MiB."""
+def read_without_loss() -> None:
+    """B4: a read that was cancelled while it gave the window back lost the bytes that it had taken. Here nothing can be
+    cancelled between taking bytes and returning them. The window is fixed and given back in halves, where the original
+    may write after every read and grows it to 16 MiB; and no event is left behind for a stream that has gone."""
 
-    async def give_back(self: Any, *, bytes_read: int = 0) -> None:
-        self._pending_recv_release += bytes_read
+    async def read(self: Any, n: int | None = None) -> bytes:
+        conn, stream_id = self.conn, self.stream_id
+        while True:
+            buffer = conn.stream_buffers.get(stream_id)
+            if buffer:
+                data = bytes(buffer if n is None or n < 0 else buffer[:n])
+                del buffer[: len(data)]
+                if self.closed:
+                    conn._finalize_stream_locked(self, fully_closed=True)
+                await give_back(self, len(data))
+                return data
+            event = conn.stream_events.get(stream_id)
+            if self.reset_received:
+                raise MuxedStreamReset("the stream was reset")
+            if buffer is None or event is None or self.recv_closed or self.closed:
+                raise MuxedStreamEOF("the stream has ended")
+            await event.wait()
+            if conn.stream_events.get(stream_id) is event:
+                conn.stream_events[stream_id] = trio.Event()
+
+    async def give_back(self: Any, count: int) -> None:
+        self._pending_recv_release += count
         credit = self._pending_recv_release
         if credit < yamux.DEFAULT_WINDOW_SIZE // 2 or self.recv_closed:
             return
@@ -137,7 +172,7 @@ def shield_window_updates() -> None:
         with trio.CancelScope(shield=True):
             await self.send_window_update(credit)
 
-    yamux.YamuxStream._auto_tune_and_send_window_update = give_back
+    yamux.YamuxStream.read = read
 
 
 class WindowOverrun(trio.TooSlowError):
@@ -235,6 +270,15 @@ def stop_auto_connector() -> None:
     AutoConnector.maybe_connect = nothing
 
 
+def stop_round_trip_probe() -> None:
+    """Yamux pinged every peer every 30 s for the window that it grew; ours is fixed, and the heartbeat keeps NATs open."""
+
+    async def nothing(self: Any) -> None:
+        return None
+
+    yamux.Yamux._measure_rtt_loop = nothing
+
+
 def stop_parent_search() -> None:
     """B14: every new task searched all others for its parent, twice a connection; and a parent may have 1000 only."""
     TrioManager._find_parent_task = lambda self, task: None
@@ -290,7 +334,7 @@ _STEPS: dict[Repair, tuple[Callable[[], None], ...]] = {
     Repair.B1_LISTENING: (),
     Repair.PLAIN_TEXT: (),
     Repair.B3_HANDLER_GUARD: (guard_handlers,),
-    Repair.B4_CANCELLATION: (shield_frames, shield_window_updates),
+    Repair.B4_CANCELLATION: (shield_frames, read_without_loss),
     Repair.B6_READ_EXACTLY: (read_exactly_once,),
     Repair.B7_WINDOW: (enforce_window,),
     Repair.B8_AUTO_CONNECTOR: (stop_auto_connector,),
@@ -298,6 +342,7 @@ _STEPS: dict[Repair, tuple[Callable[[], None], ...]] = {
     Repair.B14_PARENT_TASK: (stop_parent_search,),
     Repair.NEGOTIATION: (bound_negotiation,),
     Repair.TCP_STREAM: (improve_tcp_stream,),
+    Repair.PROBE: (stop_round_trip_probe,),
 }
 _applied: set[Repair] = set()
 _left_out: set[Repair] = set()

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import os
 import socket
+from contextlib import suppress
 
 import trio
 
@@ -58,6 +59,23 @@ def multiaddr_of(address: tuple[object, ...]) -> str:
     """A socket address (host, port, …) as a multiaddr."""
     host = str(address[0]).partition("%")[0]
     return f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{address[1]}"
+
+
+def reachable(where: str) -> tuple[str, ...]:
+    """Where others can dial a multiaddr that we listen on: an unspecified address stands for every one we have, of
+    which this names the one that faces outward, and the loopback."""
+    host, port = host_and_port(where)
+    address = ipaddress.ip_address(host)
+    if not address.is_unspecified:
+        return (where,)
+    found = []
+    family, outside, inside = (
+        (socket.AF_INET, "192.0.2.1", "127.0.0.1") if address.version == 4 else (socket.AF_INET6, "2001:db8::1", "::1")
+    )
+    with socket.socket(family, socket.SOCK_DGRAM) as probe, suppress(OSError):  # no route to the outside
+        probe.connect((outside, 9))  # of a datagram socket: nothing is sent
+        found.append(multiaddr_of((probe.getsockname()[0], port)))
+    return (*found, multiaddr_of((inside, port)))
 
 
 async def listen(where: str, backlog: int) -> list[trio.SocketListener]:

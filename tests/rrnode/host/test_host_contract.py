@@ -601,6 +601,27 @@ async def test_stopping_says_goodbye_and_frees_everything(world, clock) -> None:
     await until(lambda: held() == before)
 
 
+async def test_cancelling_frees_the_address_too(world, clock) -> None:
+    one, other = world.host(1), world.host(2)
+    with trio.CancelScope() as scope:
+        async with running(one, other):
+            await other.dial(one.addresses()[0])
+            address = one.addresses()[0].rpartition("/p2p/")[0]
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    again = world.host(1)
+    again._listen = (address,)
+    async with running(again):
+        assert again.addresses()[0].startswith(address)
+
+
+async def test_a_host_that_does_not_run_dials_nobody(world, clock) -> None:
+    one, other = world.host(1), world.host(2)
+    async with running(other):
+        with pytest.raises(Unreachable, match="not running"):
+            await one.dial(other.addresses()[0])
+
+
 async def test_events_end_when_the_host_stops(world, clock) -> None:
     one = world.host(1)
     async with AsyncExitStack() as stack:

@@ -1,5 +1,7 @@
 """What only the memory network has: delay, jitter that repeats, silence that keeps bytes, cuts, partitions."""
 
+import random
+
 import pytest
 import trio
 import trio.testing
@@ -109,3 +111,40 @@ async def test_a_process_that_slept_does_not_take_its_peers_for_dead(mock_clock)
         await trio.sleep(100)
         assert one.connected()
         assert other.connected()
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_nodes_that_dial_each_other_settle_on_one_link(seed: int, autojump_clock) -> None:
+    randomness = random.Random(seed)
+    network = MemoryNetwork(
+        seed=seed, delay=randomness.choice([0.0, 0.01, 0.1, 0.5]), jitter=randomness.choice([0.0, 0.1, 0.5])
+    )
+    one, other = host(1, network), host(2, network)
+    lost: list[PeerLost] = []
+
+    async def note(watched: MemoryHost) -> None:
+        async with watched.events() as events:
+            async for event in events:
+                if isinstance(event, PeerLost):
+                    lost.append(event)
+
+    async def dial(from_: MemoryHost, to: MemoryHost, wait: float) -> None:
+        await trio.sleep(wait)
+        assert await from_.dial(to.addresses()[0]) == to.peer_id
+
+    async with one.running(), other.running(), trio.open_nursery() as nursery:
+        nursery.start_soon(note, one)
+        nursery.start_soon(note, other)
+        async with trio.open_nursery() as dialling:
+            dialling.start_soon(dial, one, other, randomness.uniform(0, 1) * randomness.choice([0, 1, 5]))
+            dialling.start_soon(dial, other, one, randomness.uniform(0, 1) * randomness.choice([0, 1, 5]))
+        await trio.sleep(30)
+        flaps = len(lost)
+        await trio.sleep(120)
+        assert len(lost) == flaps <= 2
+        assert list(one.connected()) == [other.peer_id]
+        assert list(other.connected()) == [one.peer_id]
+        ours, theirs = one._links[other.peer_id], other._links[one.peer_id]
+        assert ours.connection.other is theirs.connection
+        assert len(one._all) == len(other._all) == 1
+        nursery.cancel_scope.cancel()
