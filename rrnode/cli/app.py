@@ -123,6 +123,30 @@ def _told(now: Session, error: BaseException) -> int:
             )
 
 
+def _hoisted(words: list[str]) -> list[str]:
+    """Global flags to the front, wherever they were typed; `chain serve` has a `--datadir` of its own."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        own = [named for named in rest if not named.startswith("-")][:2] == ["chain", "serve"]
+        if word == "--":
+            return front + rest + [word, *left]
+        if word.partition("=")[0] in ("--datadir", "--network") and not own:
+            if "=" in word:
+                front.append(word)
+            elif left:
+                front += [word, left.pop(0)]
+            else:
+                rest.append(word)
+        elif word == "--debug":
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -136,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     now.as_json = "--json" in words  # so that even a wrong command line is answered in JSON
     try:
-        result = app(words, prog_name="rrnode", standalone_mode=False, obj=now)
+        result = app(_hoisted(words), prog_name="rrnode", standalone_mode=False, obj=now)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         return _fail(now, "interrupted", "", EXIT_INTERRUPTED)

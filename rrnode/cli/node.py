@@ -20,11 +20,23 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(context: typer.Context, as_json: JsonFlag = False) -> None:
+def status(
+    context: typer.Context,
+    listening: Annotated[
+        bool, typer.Option("--listening", help="Only the addresses to give to others, one a line.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Show the state of the node."""
     with session(context, as_json).client() as node:
         found = node.get("/status")
-    emit(found) if as_json else show.status(found)
+    if as_json:
+        emit(found)
+    elif listening:
+        for address in found["listening"]:
+            say(address)
+    else:
+        show.status(found)
 
 
 def stop(

@@ -203,7 +203,7 @@ def _in_foreground(now: Session, settings: "Settings") -> None:
         log.setup(settings.node.log_level, settings.node.log_format)
         import trio
 
-        from rrnode import start as node
+        from rrnode.start import run
 
         def ready(*_facts: object) -> None:
             if now.as_json:
@@ -212,7 +212,7 @@ def _in_foreground(now: Session, settings: "Settings") -> None:
                 progress().print("The node runs. Stop it with Ctrl-C.", markup=False)
 
         try:
-            trio.run(partial(node.run, settings, ready=ready))
+            trio.run(partial(run, settings, ready=ready))
         finally:
             pid = settings.data_dir / PID_NAME
             if pid.exists() and pid.read_text().strip() == str(os.getpid()):

@@ -53,6 +53,21 @@ def test_a_mistyped_command_line_is_one_sentence(
     assert json.loads(capsys.readouterr().out)["error"].startswith(sentence)
 
 
+def test_global_flags_may_stand_anywhere(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    place = str(tmp_path / "x")
+    for words in (
+        ["--datadir", place, "status"],
+        ["status", "--datadir", place],
+        ["channel", "list", f"--datadir={place}", "--network", "signet"],
+    ):
+        assert main(words) == 3
+        assert f"there is no node in {place}\n" in capsys.readouterr().err
+    assert main(["status", "--datadir"]) == 2
+    assert "No such option: --datadir" in capsys.readouterr().err
+    assert main(["disconnect", "--", "--datadir"]) == 3
+    assert main(["chain", "serve", "--datadir", place, "--help"]) == 0
+
+
 async def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_with_debug(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

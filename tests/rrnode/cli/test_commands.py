@@ -23,6 +23,7 @@ async def test_status_says_what_matters_and_shows_alarms_harmlessly(run: Any, no
     assert "up for              1 h 2 min" in lines
     assert lines[-1] == "ALARM  the neighbour .[31mCarol closed by force"
     assert "\x1b" not in result.out
+    assert (await run("status", "--listening")).out == ""
     assert m.Status.model_validate((await run("status", "--json")).json).network == "regtest"
 
 
