@@ -129,7 +129,10 @@ class KernelChain(ChainBackend, Miner):
             self._open_kernel()
         for block_hash, raw in self._store.blocks():
             if pbk.BlockHash(block_hash) not in self._manager.block_tree_entries:
-                self._process(raw)
+                try:
+                    self._manager.process_block(pbk.Block(raw))
+                except ProcessBlockException:  # refused once, refused now (or the machine's clock was set back)
+                    log.warning("chain.block_not_taken", block=block_hash[::-1].hex())
         genesis = parse.parse_header(bytes(self._manager.blocks[self._entry(0)]))
         if genesis.hash != REGTEST.genesis:
             raise ChainUnavailable(f"{self._directory} holds no regtest chain")
@@ -168,12 +171,6 @@ class KernelChain(ChainBackend, Miner):
     def _entry(self, height: int) -> "pbk.BlockTreeEntry":
         return self._active.block_tree_entries[height]
 
-    def _process(self, raw: bytes) -> None:
-        try:
-            self._manager.process_block(pbk.Block(raw))
-        except ProcessBlockException as error:
-            raise ChainUnavailable("libbitcoinkernel refused a block of this regtest") from error
-
     def _read(self, entry: "pbk.BlockTreeEntry") -> bytes:
         try:
             return bytes(self._manager.blocks[entry])
@@ -183,20 +180,23 @@ class KernelChain(ChainBackend, Miner):
     def _follow_kernel(self) -> None:
         """Bring index and mempool to the kernel's best chain."""
         height = self._active.height
+        stale = []
+        ref: BlockRef | None = self.index.tip
+        while ref is not None and (ref.height > height or self._hash_at(ref.height) != ref.hash):
+            stale.append(ref)
+            ref = self.index.at(ref.height - 1)
         returning: list[Tx] = []
-        reorganised = False
-        while self.index.tip.height > height or self._hash_at(self.index.tip.height) != self.index.tip.hash:
-            reorganised = True
-            block = self._block_by_hash(self.index.tip.hash)
+        for gone in stale:
+            returning = [tx for tx in self._block_by_hash(gone.hash).transactions if not tx.is_coinbase] + returning
+        for _ in stale:
             if not self.index.disconnect():
                 self.index.start_again(self._genesis)  # deeper than undo data reaches
                 break
-            returning = [tx for tx in block.transactions if not tx.is_coinbase] + returning
         while self.index.tip.height < height:
             block = parse.parse_block(self._read(self._entry(self.index.tip.height + 1)))
             self.index.connect(block)
             self.mempool_now.block_connected(block.transactions)
-        if reorganised:
+        if stale:
             self.mempool_now.rebuild(returning)
 
     def _hash_at(self, height: int) -> bytes:
@@ -383,7 +383,11 @@ class KernelChain(ChainBackend, Miner):
             self._store.add_block(block_hash, raw)  # first to disk: the kernel writes its own index much later
         except StorageFailed as error:
             raise ChainUnavailable(str(error)) from error
-        self._process(raw)
+        try:
+            self._manager.process_block(pbk.Block(raw))
+        except ProcessBlockException as error:
+            self._store.drop_block(block_hash)
+            raise ChainUnavailable("libbitcoinkernel refused a new block; check this machine's clock") from error
         return block_hash
 
     async def _mine_by_timer(self, seconds: float) -> None:

@@ -6,6 +6,7 @@ it again from here.
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rrnode.errors import StorageFailed
@@ -44,6 +45,11 @@ class ChainStore:
             self._db.execute("INSERT OR IGNORE INTO block (hash, raw) VALUES (?, ?)", (block_hash, raw))
         except sqlite3.Error as error:
             raise StorageFailed(f"a block could not be written: {error}") from error
+
+    def drop_block(self, block_hash: bytes) -> None:
+        """Keep this block no longer: it was refused. What cannot be deleted is refused again at the next start."""
+        with suppress(sqlite3.Error):
+            self._db.execute("DELETE FROM block WHERE hash = ?", (block_hash,))
 
     def blocks(self) -> Iterator[tuple[bytes, bytes]]:
         """Hash and bytes of every block, parents first."""

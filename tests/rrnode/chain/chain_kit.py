@@ -282,3 +282,8 @@ async def with_coins(chain: ChainBackend, wallet: KeyWallet, *values: int) -> No
     assert (await chain.publish((tx.raw,))).verdict is Verdict.ACCEPTED
     await chain.mine(1, LOCKED)  # type: ignore[attr-defined]
     wallet.add(tx)
+
+
+def coin_of_block(raw: bytes) -> tuple[bytes, int, bytes]:
+    """A block's coinbase output, to be spent when it is mature."""
+    return coin(parse_block(raw).transactions[0])
