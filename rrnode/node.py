@@ -139,6 +139,7 @@ class Node:
         self._background: trio.Nursery | None = None
 
         loaded = self.store.load()
+        cursor = None if loaded.cursor is None else (BlockHeight(loaded.cursor[0]), loaded.cursor[1])
         self.money = MoneyEngine(
             us=self.us,
             asset=self.asset,
@@ -154,7 +155,7 @@ class Node:
             answer=self._answer,
             facts=self._facts,
         )
-        self.follower = Follower(self.backend, cursor=loaded.cursor)
+        self.follower = Follower(self.backend, cursor=cursor)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
@@ -188,6 +189,7 @@ class Node:
             fresh_keys=self._fresh_keys,
             refuses_open=self._refuses_open,
             error_received=self._opening_failed,
+            link_changed=self._notify,
         )
         self.initializations = InitializationService(
             host=self.host,
@@ -269,6 +271,7 @@ class Node:
                     nursery.start_soon(self._dispatch)
                     nursery.start_soon(self._watch_peers)
                     for service in (
+                        self.broadcaster.run,
                         self.channels.run,
                         self.routing.run,
                         self.subscribed.run,
@@ -353,6 +356,7 @@ class Node:
 
     def _took_in(self, tip: BlockRef) -> None:
         self._taken_in = tip.height
+        self.broadcaster.tip_changed()
         self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
         self._notify()
 

@@ -5,7 +5,7 @@ events for the engine, answers are read off the engine's state.
 """
 
 import os
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 import trio
 
@@ -26,6 +26,8 @@ from rrnode.version import VERSION
 
 LINK_WITHIN = 15.0  # seconds for a channel's stream to stand once the peer is linked
 OPEN_WITHIN = 60.0  # seconds for a neighbour and our wallet to agree on a channel
+PUBLISHED_WITHIN = 5.0
+PUBLISHED_EVERY = 0.02
 _SWITCHES = ("route", "chain", "watch", "mailbox")
 
 
@@ -243,7 +245,15 @@ class Owner:
             raise UserError(opening.reason, opening.hint)
         if channel is None or not _agreed(channel):
             raise UserError("the neighbour did not answer in time; nothing was spent", "try again later")
+        await self._until_published(channel)
         return channel_info(channel)
+
+    async def _until_published(self, channel: Channel) -> None:
+        """Wait a moment until the chain knows the funding; if it does not, it is published again at each block."""
+        assert channel.funding is not None
+        with trio.move_on_after(PUBLISHED_WITHIN), suppress(ChainUnavailable):
+            while await self._node.backend.unspent(channel.funding.txid, channel.funding.index) is None:
+                await trio.sleep(PUBLISHED_EVERY)
 
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
         """Begin to close."""

@@ -6,7 +6,7 @@ Source: DESIGN 5 (R1 to R15), ROUTING-NUMBERS.
 from dataclasses import dataclass, field
 
 from protocols.errors import MisuseError
-from protocols.routing.pricing import AssetFee, FeePolicy, Rate
+from protocols.routing.pricing import AssetFee, FeePolicy, NeighbourFee, Rate
 from protocols.units import BlockDelta
 
 
@@ -42,7 +42,7 @@ class BudgetConfig:
 class RoutingConfig:
     """Attributes:
     routes: whether we carry other people's payments; a client only floods its own hashes and collects offers.
-    fee, asset_fees, rates: what we ask (R2).
+    fee, asset_fees, neighbour_fees, rates: what we ask (R2); a neighbour's own fee comes before the asset's.
     delta: blocks that each HTLC must outlive the next one by, added to every offer we pass on (R5).
     max_lock_blocks: what an offer may need in all; beyond it money could be frozen for longer than two weeks.
     kept_per_hash: offers kept per hash and asset (R4); enough for three retries. At least 2, so that a neighbour whose
@@ -65,6 +65,7 @@ class RoutingConfig:
     routes: bool = True
     fee: FeePolicy = field(default_factory=FeePolicy)
     asset_fees: tuple[AssetFee, ...] = ()
+    neighbour_fees: tuple[NeighbourFee, ...] = ()
     rates: tuple[Rate, ...] = ()
     delta: BlockDelta = BlockDelta(40)
     max_lock_blocks: BlockDelta = BlockDelta(2016)

@@ -142,7 +142,7 @@ class Engine:
             if upstream is None:
                 quote = offer.amount if link.asset == asset else None
             else:
-                quote = self._quoter.pricer.quote(offer.amount, link.asset, asset)
+                quote = self._quoter.pricer.quote(offer.amount, link.asset, asset, upstream)
             if quote is None:
                 continue
             kept = KeptOffer(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from protocols.errors import MisuseError
+from protocols.ids import PeerId
 from protocols.units import MAX_MSAT, AssetId, Msat
 
 _PPM = 1_000_000
@@ -59,30 +60,59 @@ class AssetFee:
     fee: FeePolicy
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourFee:
+    """What one neighbour pays for being carried on, whatever the asset, in place of the general fee."""
+
+    neighbour: PeerId
+    fee: FeePolicy
+
+
 class Pricer:
     """Quotes for one node's fees and rates."""
 
-    __slots__ = ("_fee", "_fees", "_rates", "_terms")
+    __slots__ = ("_fee", "_fees", "_own", "_rates", "_terms")
 
-    def __init__(self, fee: FeePolicy, asset_fees: tuple[AssetFee, ...] = (), rates: tuple[Rate, ...] = ()) -> None:
+    def __init__(
+        self,
+        fee: FeePolicy,
+        asset_fees: tuple[AssetFee, ...] = (),
+        rates: tuple[Rate, ...] = (),
+        neighbour_fees: tuple[NeighbourFee, ...] = (),
+    ) -> None:
         self._fee = fee
+        self._own = {each.neighbour: each.fee for each in neighbour_fees}
         self._fees = {each.asset: each.fee for each in asset_fees}
         self._rates = {(rate.downstream, rate.upstream): Fraction(rate.numerator, rate.denominator) for rate in rates}
-        if len(self._rates) != len(rates) or len(self._fees) != len(asset_fees):
-            raise MisuseError("two rates for one pair of assets, or two fees for one asset")
-        self._terms: dict[tuple[AssetId, AssetId], tuple[int, int, int] | None] = {}
+        if (
+            len(self._rates) != len(rates)
+            or len(self._fees) != len(asset_fees)
+            or len(self._own) != len(neighbour_fees)
+        ):
+            raise MisuseError("two rates for one pair of assets, or two fees for one asset or neighbour")
+        self._terms: dict[tuple[AssetId, AssetId, PeerId | None], tuple[int, int, int] | None] = {}
 
-    def terms(self, downstream: AssetId, upstream: AssetId) -> tuple[int, int, int] | None:
-        """`(per_msat, flat, divisor)` with quote = ceil((amount * per_msat + flat) / divisor); None: we do not convert."""
-        key = (downstream, upstream)
+    def tariff(self, payer: PeerId | None) -> PeerId | None:
+        """Whose fee this neighbour pays: its own (the neighbour itself), or the general one (None)."""
+        return payer if payer in self._own else None
+
+    def terms(
+        self, downstream: AssetId, upstream: AssetId, tariff: PeerId | None = None
+    ) -> tuple[int, int, int] | None:
+        """`(per_msat, flat, divisor)` with quote = ceil((amount * per_msat + flat) / divisor); None: we do not convert.
+
+        Args:
+            tariff: as `tariff` gave it for whoever is quoted.
+        """
+        key = (downstream, upstream, tariff)
         try:
             return self._terms[key]
         except KeyError:
             pass
         found = None
-        rate = Fraction(1) if downstream == upstream else self._rates.get(key)
+        rate = Fraction(1) if downstream == upstream else self._rates.get((downstream, upstream))
         if rate is not None:
-            fee = self._fees.get(downstream, self._fee)
+            fee = self._fees.get(downstream, self._fee) if tariff is None else self._own[tariff]
             found = (
                 (_PPM + fee.ppm) * rate.numerator,
                 fee.base_msat * _PPM * rate.numerator,
@@ -91,12 +121,12 @@ class Pricer:
             self._terms[key] = found  # only pairs that we convert, so the memory is bounded by the configuration
         return found
 
-    def quote(self, amount: Msat, downstream: AssetId, upstream: AssetId) -> Msat | None:
+    def quote(self, amount: Msat, downstream: AssetId, upstream: AssetId, payer: PeerId | None = None) -> Msat | None:
         """The least we may be sent in `upstream` to bring on `amount` of `downstream` and keep our whole fee (R2).
 
         Returns None where we do not convert between the two, or where the quote would be above all money there is.
         """
-        terms = self.terms(downstream, upstream)
+        terms = self.terms(downstream, upstream, self.tariff(payer))
         if terms is None:
             return None
         per_msat, flat, divisor = terms

@@ -20,6 +20,7 @@ from protocols.wire.routing import RoutingMessage
 
 MAX_PUSHED = 4096  # hashes per subscriber whose last push is remembered; beyond it the oldest may be pushed again
 _NOTHING = Msat(0)
+_Group = tuple[AssetId, PeerId | None]  # what quotes are in, and whose fee they hold (`Pricer.tariff`)
 
 
 class Flood:
@@ -41,13 +42,13 @@ class Quoter:
 
     def __init__(self, config: RoutingConfig, table: Table, subscriptions: Subscriptions) -> None:
         self.config = config
-        self.pricer = Pricer(config.fee, config.asset_fees, config.rates)
+        self.pricer = Pricer(config.fee, config.asset_fees, config.rates, config.neighbour_fees)
         self.table = table
         self.subscriptions = subscriptions
         self.neighbours: dict[PeerId, Neighbour] = {}
         self.floods: dict[PaymentHash, Flood] = {}
         self.dropped: Counter[Drop] = Counter()
-        self._routing: dict[AssetId, dict[Link, None]] = {}  # links to be quoted, by asset
+        self._routing: dict[_Group, dict[Link, None]] = {}  # links to be quoted, those with equal quotes together
         self._slots = 0
         self._free_slots: list[int] = []
         self._touched: list[Neighbour] = []
@@ -57,7 +58,8 @@ class Quoter:
     def regroup(self, neighbour: Neighbour) -> None:
         """The neighbour came, went, or its channels changed: which of its links can quotes go over now?"""
         for link in neighbour.links.values():
-            group = self._routing.setdefault(link.asset, {})
+            key = self._group(link)
+            group = self._routing.setdefault(key, {})
             if not (neighbour.up and neighbour.routes and link.theirs > 0):
                 group.pop(link, None)
             elif link not in group:
@@ -65,7 +67,10 @@ class Quoter:
                     link.slot = self._free_slots.pop() if self._free_slots else self._new_slot()
                 group[link] = None
             if not group:
-                del self._routing[link.asset]
+                del self._routing[key]
+
+    def _group(self, link: Link) -> _Group:
+        return link.asset, self.pricer.tariff(link.neighbour.peer)
 
     def _new_slot(self) -> int:
         self._slots += 1
@@ -112,10 +117,10 @@ class Quoter:
             if len(sent) < self._slots:
                 sent.extend([_NOTHING] * (self._slots - len(sent)))
             touched = self._touched
-            for asset, links in self._routing.items():
-                message = self._message(entry.payment_hash, offer, asset)
+            for group, links in self._routing.items():
+                message = self._message(entry.payment_hash, offer, group)
                 if message is None:
-                    if self.pricer.terms(offer.link.asset, asset) is not None:
+                    if self.pricer.terms(offer.link.asset, *group) is not None:
                         self.dropped[Drop.ABOVE_CEILING] += 1
                     continue
                 amount = message.amount_msat
@@ -139,14 +144,16 @@ class Quoter:
                 if subscriber is source or (offer.hops_left > 0 and subscriber.up and subscriber.routes):
                     continue
                 for link in subscriber.links.values():
-                    message = self._message(entry.payment_hash, offer, link.asset)
+                    message = self._message(entry.payment_hash, offer, self._group(link))
                     if message is not None:
                         self._push(link, message, again=False)
 
     def flood(self, payment_hash: PaymentHash, flood: Flood) -> None:
         """We are the payee: ask every neighbour that could bring the amount, and may be told (R13)."""
-        for link in self._routing.get(flood.amount.asset, ()):
-            self._send_flood(payment_hash, flood, link)
+        for (asset, _), links in self._routing.items():
+            if asset == flood.amount.asset:
+                for link in links:
+                    self._send_flood(payment_hash, flood, link)
         if self.subscriptions.count:
             for peer in self.subscriptions.match(payment_hash):
                 subscriber = self.neighbours[peer]
@@ -168,7 +175,7 @@ class Quoter:
         """The neighbour can be quoted now and could not before: tell it of what is newest, oldest of it first."""
         newest = list(islice(reversed(self.table.entries.values()), self.config.catch_up))
         for link in neighbour.links.values():
-            if link in self._routing.get(link.asset, ()):
+            if link in self._routing.get(self._group(link), ()):
                 for payment_hash, flood in self.floods.items():
                     if flood.amount.asset == link.asset:
                         self._send_flood(payment_hash, flood, link)
@@ -230,7 +237,7 @@ class Quoter:
                 or offer.lock_blocks + config.delta > config.max_lock_blocks
             ):
                 continue
-            message = self._message(payment_hash, offer, link.asset)
+            message = self._message(payment_hash, offer, self._group(link))
             if message is not None and (
                 best is None or (message.amount_msat, message.lock_blocks) < (best.amount_msat, best.lock_blocks)
             ):
@@ -258,8 +265,9 @@ class Quoter:
 
     # --- one message ------------------------------------------------------------------------------------------------
 
-    def _message(self, payment_hash: PaymentHash, offer: Offer, asset: AssetId) -> RoutingMessage | None:
-        terms = self.pricer.terms(offer.link.asset, asset)
+    def _message(self, payment_hash: PaymentHash, offer: Offer, group: _Group) -> RoutingMessage | None:
+        asset, tariff = group
+        terms = self.pricer.terms(offer.link.asset, asset, tariff)
         if terms is None:
             return None
         quote = -(-(offer.amount * terms[0] + terms[1]) // terms[2])  # R2: rounded up

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rrnode.cli.context import JsonFlag, emit, session
+from rrnode.cli.context import JsonFlag, emit, progress, session
+from rrnode.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -17,25 +18,24 @@ def register(app: typer.Typer) -> None:
 def demo(
     context: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the network running, and say how to use it.")] = False,
-    directory: Annotated[
-        Path | None, typer.Option(help="Where to put the network [default: a temporary directory].")
-    ] = None,
-    stop: Annotated[Path | None, typer.Option(help="End a network that --keep left running in this directory.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Where its files go [default: a new temporary one].")] = None,
+    stop: Annotated[Path | None, typer.Option(help="End the network that --keep left in this directory.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run five nodes on this machine, pay through them, and close the channels."""
-    now = session(context, as_json)
-    from rich.console import Console
-
+    session(context, as_json)
+    if stop is not None and (keep or directory is not None):
+        raise UserError("--stop goes with no other flag", "start a new network without it")
     from rrnode.demo import story
 
-    console = Console(stderr=as_json)  # with --json the story goes to stderr, its end as JSON to stdout
-    if stop is not None:
-        ended = story.stop(stop, console)
-    else:
-        ended = story.run(story.Options(keep=keep, directory=directory), console)
-    if now.as_json:
-        emit(ended)
+    console = progress() if as_json else None
+    found = (
+        story.stop(stop, console)
+        if stop is not None
+        else story.run(story.Options(keep=keep, directory=directory), console)
+    )
+    if as_json:
+        emit(found)
 
 
 def guard(context: typer.Context, as_json: JsonFlag = False) -> None:

@@ -7,7 +7,8 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from bootstrap.networks import NETWORKS
-from rrnode.config.settings import Settings, parse_rate
+from protocols.errors import DecodeError
+from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
 
@@ -22,6 +23,16 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _locks(settings)
     yield from _channels(settings)
     seen = set()
+    priced = set()
+    for text in settings.fees.neighbours:
+        try:
+            neighbour = parse_neighbour_fee(text).neighbour
+        except (ValueError, DecodeError):
+            yield "fees", "neighbours", f"and holds {text[:80]!r}", 'write it like: "16Uiu2HA... 5000 2500"'
+            continue
+        if neighbour in priced:
+            yield "fees", "neighbours", "and names a neighbour twice", "remove one"
+        priced.add(neighbour)
     for text in settings.assets.rates:
         try:
             rate = parse_rate(text)

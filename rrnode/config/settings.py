@@ -16,9 +16,10 @@ from protocols.payment.config import EngineConfig
 from protocols.payment.events import ForwardPolicy
 from protocols.payment.payer import WaitPolicy
 from protocols.routing.config import RoutingConfig
-from protocols.routing.pricing import FeePolicy, Rate
+from protocols.routing.pricing import FeePolicy, NeighbourFee, Rate
 from protocols.units import MAX_MSAT, MAX_SAT, AssetId, BlockDelta, Msat, Sat
 from rrnode.errors import UserError
+from rrnode.host.peer_text import from_text
 
 PPM = 1_000_000
 
@@ -106,6 +107,9 @@ class FeeSettings:
 
     base_msat: Msat = setting(Msat(1000), "per payment, millisatoshi", high=MAX_MSAT)
     ppm: int = setting(100, "of the amount, parts per million", high=PPM)
+    neighbours: tuple[str, ...] = setting(
+        (), 'other fees for single neighbours that pay us, e.g. "16Uiu2HA... 5000 2500": peer id, base_msat, ppm'
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +250,14 @@ def parse_rate(text: str) -> Rate:
     )
 
 
+def parse_neighbour_fee(text: str) -> NeighbourFee:
+    """A neighbour's own fee as configured: peer id, base_msat, ppm. Raises ValueError or DecodeError."""
+    peer, base, ppm = text.split()
+    if not base.isdecimal() or not ppm.isdecimal() or int(base) > MAX_MSAT or int(ppm) > PPM:
+        raise ValueError(text)
+    return NeighbourFee(neighbour=from_text(peer), fee=FeePolicy(base_msat=Msat(int(base)), ppm=int(ppm)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole configuration, checked. Build with `load`."""
@@ -312,6 +324,11 @@ class Settings:
         """The exchange rates, parsed."""
         return tuple(parse_rate(text) for text in self.assets.rates)
 
+    @property
+    def neighbour_fees(self) -> tuple[NeighbourFee, ...]:
+        """The fees of single neighbours, parsed."""
+        return tuple(parse_neighbour_fee(text) for text in self.fees.neighbours)
+
     def channel_config(self) -> ChannelConfig:
         """What the channel engine needs of it."""
         c = self.channels
@@ -352,6 +369,7 @@ class Settings:
         return RoutingConfig(
             routes=self.roles.route,
             fee=FeePolicy(base_msat=self.fees.base_msat, ppm=self.fees.ppm),
+            neighbour_fees=self.neighbour_fees,
             rates=self.rates,
             delta=self.locks.lock_delta,
             max_lock_blocks=self.locks.max_lock,

@@ -35,6 +35,7 @@ SHORT = {
     "channels__funding_depth": "3",
     "channels__buried_depth": "3",
     "channels__settle_margin": "4",
+    "chain__kind": "bitcoind",
     "chain__poll_seconds": "0.05",
 }
 
@@ -47,8 +48,15 @@ class Options:
     directory: Path | None = None
 
 
-def run(options: Options, console: Console | None = None) -> None:
-    """Tell the whole story. Raises UserError when something does not go as it should."""
+def run(options: Options, console: Console | None = None) -> Json:
+    """Tell the whole story.
+
+    Returns:
+        What it came to: payments, seconds, and with `keep` the directory of each node.
+
+    Raises:
+        UserError: something did not go as it should.
+    """
     screen = Screen(console or Console())
     directory = options.directory or Path(tempfile.mkdtemp(prefix="rrnode-demo-"))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,7 +72,13 @@ def run(options: Options, console: Console | None = None) -> None:
             story.pay()
             story.close()
             kept = options.keep
-        _farewell(screen, story, directory, time.monotonic() - began, keep=options.keep)
+        seconds = time.monotonic() - began
+        _farewell(screen, story, directory, seconds, keep=options.keep)
+        return {
+            "seconds": round(seconds, 1),
+            "payments": story.ended,
+            "nodes": {name: str(node.data_dir) for name, node in story.nodes.items()} if options.keep else {},
+        }
     finally:
         if not kept:
             network.stop()
@@ -88,7 +102,7 @@ def _farewell(screen: Screen, story: "_Story", directory: Path, seconds: float, 
         screen.say("  rrnode init && rrnode start")
 
 
-def stop(directory: Path, console: Console | None = None) -> None:
+def stop(directory: Path, console: Console | None = None) -> Json:
     """End a network that `--keep` left running. Raises UserError when there is none."""
     from rrnode.control.client import ControlClient, NodeAway
 
@@ -105,6 +119,7 @@ def stop(directory: Path, console: Console | None = None) -> None:
     if not asked and not stopped_chain:
         raise UserError(f"no demo network runs in {directory}")
     screen.say(f"Stopped {asked} nodes{' and the chain' if stopped_chain else ''}. Its files are still in {directory}.")
+    return {"nodes_stopped": asked, "chain_stopped": stopped_chain}
 
 
 def _stop_chain(folder: Path) -> bool:
@@ -123,6 +138,7 @@ class _Story:
     def __init__(self, network: DemoNetwork, screen: Screen) -> None:
         self.network, self.screen = network, screen
         self.nodes: dict[str, DemoNode] = {}
+        self.ended: list[Json] = []
 
     # --- the network --------------------------------------------------------------------------------------------------
 
@@ -283,6 +299,7 @@ class _Story:
                 if event["kind"] == "payment_failed":
                     raise UserError(f"the payment failed: {event['reason']}")
                 if event["kind"] == "settled":
+                    self.ended.append(event)
                     return event
         raise UserError("the node ended before the payment did")
 

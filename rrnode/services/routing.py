@@ -91,7 +91,8 @@ class RoutingService:
             match effect:
                 case SendOffers():
                     self._outbox(effect.neighbour).put(effect.offers)
-                    if wake := self._wake.get(effect.neighbour):
+                    wake = self._wake.get(effect.neighbour)
+                    if wake is not None:
                         wake.set()
                 case OfferArrived():
                     self._offer_arrived(effect)
@@ -136,17 +137,14 @@ class RoutingService:
             raise PeerProtocolError(f"{type(theirs).__name__} before Resume")
         inbox.begin(theirs)
         outbox.resume(theirs.seen_epoch, theirs.seen_number)
-        wake = self._wake[peer] = trio.Event()
+        self._wake[peer] = trio.Event()
         self.tell(NeighbourUp(neighbour=peer, routes=theirs.routes, now=self._now()))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, stream, outbox, inbox)
                 await self._read(stream, outbox, inbox)
                 nursery.cancel_scope.cancel()
-        except* PeerProtocolError as group:
-            raise group.exceptions[0] from None
         finally:
-            del wake
             self._wake.pop(peer, None)
             self.tell(NeighbourDown(neighbour=peer, now=self._now()))
 

@@ -28,7 +28,7 @@ from protocols.routing.events import (
     TimerFired,
     Unsubscribed,
 )
-from protocols.routing.pricing import FeePolicy, Rate
+from protocols.routing.pricing import FeePolicy, NeighbourFee, Rate
 from protocols.routing.quoting import MAX_PUSHED
 from protocols.routing.views import Drop
 from protocols.units import MAX_MSAT, Amount, UnixTime
@@ -985,3 +985,14 @@ def test_a_table_for_one_offer_holds_one(kit):
         engine.handle(kit.bundle("AB"[number % 2], kit.message(number)))
         assert len(engine.routes(kit.NOW)) <= 1
     assert engine.dropped() == {Drop.EVICTED: 5}
+
+
+def test_a_neighbour_with_its_own_fee_is_quoted_that_in_bundles_and_for_its_htlcs(kit):
+    own = NeighbourFee(neighbour=kit.peer("b"), fee=FeePolicy(base_msat=Msat(500), ppm=0))
+    made = kit.engine("a", "b", "c", neighbour_fees=(own,))
+    effects = made.handle(BundleReceived(neighbour=kit.peer("a"), offers=(kit.message(amount=1000),), now=kit.NOW))
+    quoted = {each.neighbour: each.offers[0].amount_msat for each in effects if isinstance(each, SendOffers)}
+    assert quoted == {kit.peer("b"): 1500, kit.peer("c"): 1010}
+    for upstream, quote in (("b", 1500), ("c", 1010)):
+        (offer,) = made.offers(kit.hash(1), kit.peer(upstream), kit.COIN, kit.NOW)
+        assert offer.quote.msat == quote

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import MisuseError
-from protocols.routing.pricing import AssetFee, FeePolicy, Pricer, Rate
+from protocols.ids import PeerId
+from protocols.routing.pricing import AssetFee, FeePolicy, NeighbourFee, Pricer, Rate
 from protocols.units import MAX_MSAT, AssetId, Msat
 
 COIN = AssetId(b"\xc0" * 32)
@@ -90,3 +91,16 @@ def test_a_cheaper_offer_never_makes_a_dearer_quote(one, other):
     pricer = Pricer(FeePolicy(base_msat=Msat(1000), ppm=100))
     low, high = sorted((one, other))
     assert pricer.quote(Msat(low), COIN, COIN) <= pricer.quote(Msat(high), COIN, COIN)
+
+
+def test_a_neighbour_with_a_fee_of_its_own_pays_that_and_the_others_the_general_one() -> None:
+    dear = PeerId(b"\x02" + bytes(31) + b"\x09")
+    other = PeerId(b"\x02" + bytes(31) + b"\x08")
+    asset = COIN
+    pricer = Pricer(
+        FeePolicy(base_msat=Msat(1000), ppm=100),
+        neighbour_fees=(NeighbourFee(neighbour=dear, fee=FeePolicy(base_msat=Msat(5000), ppm=2500)),),
+    )
+    assert pricer.quote(Msat(1_000_000), asset, asset, dear) == 1_000_000 + 5000 + 2500
+    assert pricer.quote(Msat(1_000_000), asset, asset, other) == 1_000_000 + 1000 + 100
+    assert pricer.quote(Msat(1_000_000), asset, asset) == 1_000_000 + 1000 + 100
