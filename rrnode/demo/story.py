@@ -157,10 +157,8 @@ class _Story:
             listen = {"roles__route": "true", "host__listen": "/ip4/127.0.0.1/tcp/0"} if server else {}
             self.nodes[name] = self.network.add(name, **SHORT, **listen)
             self.screen.names[self.nodes[name].peer_id] = name
-        b = self.nodes["B"]
-        # B asks more for its direct channel to D than for the one to C: so the short way is heard of first, and the
-        # longer one is cheaper.
-        b.settings["fees.neighbours"] = f"{self.nodes['D'].peer_id} 5000 2500"
+        # D asks more of B than of C: so the short way is heard of first, and the longer one is cheaper.
+        self.nodes["D"].settings["fees.neighbours"] = f"{self.nodes['B'].peer_id} 5000 2500"
         for node in self.nodes.values():
             node.start()
         for node in self.nodes.values():

@@ -988,11 +988,11 @@ def test_a_table_for_one_offer_holds_one(kit):
 
 
 def test_a_neighbour_with_its_own_fee_is_quoted_that_in_bundles_and_for_its_htlcs(kit):
-    own = NeighbourFee(neighbour=kit.peer("b"), fee=FeePolicy(base_msat=Msat(500), ppm=0))
-    made = kit.engine("a", "b", "c", neighbour_fees=(own,))
-    effects = made.handle(BundleReceived(neighbour=kit.peer("a"), offers=(kit.message(amount=1000),), now=kit.NOW))
+    own = NeighbourFee(neighbour=kit.peer("B"), fee=FeePolicy(base_msat=500, ppm=0))
+    engine = kit.engine("A", "B", "C", neighbour_fees=(own,))
+    effects = engine.handle(kit.bundle("A", kit.message(amount=1000)))
     quoted = {each.neighbour: each.offers[0].amount_msat for each in effects if isinstance(each, SendOffers)}
-    assert quoted == {kit.peer("b"): 1500, kit.peer("c"): 1010}
-    for upstream, quote in (("b", 1500), ("c", 1010)):
-        (offer,) = made.offers(kit.hash(1), kit.peer(upstream), kit.COIN, kit.NOW)
+    assert quoted == {kit.peer("B"): 1500, kit.peer("C"): 1010}
+    for upstream, quote in (("B", 1500), ("C", 1010)):
+        (offer,) = engine.offers(kit.hash(1), kit.peer(upstream), kit.COIN, kit.NOW)
         assert offer.quote.msat == quote
