@@ -111,14 +111,14 @@ def loaded(channel: Channel) -> Channel:
 def resume(channel: Channel, env: Env) -> Step:
     """After loading: watches, publications that are due, and `HtlcReceived` for what is undecided.
 
-    A channel whose opening was interrupted before the funding was signed ends here. HTLCs of ours that no signature
+    A channel whose opening was interrupted before funding_created went out ends here. HTLCs of ours that no signature
     covers have failed. The channel returned is `loaded`.
     """
     channel = loaded(channel)
+    if channel.phase in (Phase.CLOSED, Phase.SIGNING):
+        return keep(channel)
     if channel.phase in BEFORE_FUNDING:
         return opening.abandon(channel, "the node was restarted before the funding was signed", tell=None)
-    if channel.phase is Phase.CLOSED:
-        return keep(channel)
     rolled, effects = unsigned_gone(channel)
     stored = rolled is not channel
     effects = [*opening.watches(rolled), *effects]
@@ -203,7 +203,15 @@ def _misplaced_message(channel: Channel, message: ChannelMessage, env: Env) -> S
 
 
 _SILENT = frozenset({Phase.FORCED, Phase.LOST, Phase.CLOSED})  # BOLT 1: after an error other messages are ignored
-_HARMLESS = (ChannelReady, Shutdown, ClosingComplete, ClosingSig, ChannelReestablish, Warn)  # late or repeated
+_HARMLESS = (  # late or repeated
+    FundingSigned,
+    ChannelReady,
+    Shutdown,
+    ClosingComplete,
+    ClosingSig,
+    ChannelReestablish,
+    Warn,
+)
 
 
 def _error_received(channel: Channel, message: Error, env: Env) -> Step:
@@ -268,6 +276,10 @@ def _link_down(channel: Channel, event: LinkDown, env: Env) -> Step:
 
 def _link_up(channel: Channel, event: LinkUp, env: Env) -> Step:
     return reestablish.link_up(channel, env)
+
+
+def _link_up_unsigned(channel: Channel, event: LinkUp, env: Env) -> Step:
+    return reestablish.link_up_unsigned(channel, env)
 
 
 def _link_down_failed(channel: Channel, event: LinkDown, env: Env) -> Step:
@@ -418,7 +430,13 @@ LEGAL: Mapping[Phase, Mapping[type, Handler]] = MappingProxyType(
     {
         Phase.OPENING: {**_OPENING, AcceptChannel: opening.accept_received},
         Phase.FUNDING: {**_OPENING, FundingBuilt: opening.funding_built},
-        Phase.SIGNING: {**_OPENING, FundingSigned: opening.signed_received},
+        Phase.SIGNING: {
+            **_OPENING,
+            FundingSigned: opening.signed_received,
+            ChannelReestablish: _nothing,
+            LinkDown: _link_down_failed,
+            LinkUp: _link_up_unsigned,
+        },
         Phase.ACCEPTED: {**_OPENING, FundingCreated: opening.created_received},
         Phase.CONFIRMING: {
             **_FUNDED,

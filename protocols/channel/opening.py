@@ -1,6 +1,6 @@
 """From nothing to a channel that is open: open_channel, accept_channel, funding, confirmations, channel_ready.
 
-Source: BOLT 2, "Channel Establishment"; DESIGN 6. Before funding_signed nothing is at stake, so a lost link ends it.
+Source: BOLT 2, "Channel Establishment"; DESIGN 6. Before funding_created nothing is at stake, so a lost link ends it.
 """
 
 from dataclasses import replace
@@ -335,7 +335,7 @@ def created_received(channel: Channel, message: FundingCreated, env: Env) -> Ste
         return abandon(replace(channel, channel_id=old_id), "a wrong signature", tell="invalid signature")
     built = build_theirs(channel, 0, channel.their_point)
     channel = replace(channel, phase=Phase.CONFIRMING, their_commitment=signed(built))
-    answer = FundingSigned(channel_id=channel.channel_id, signature=commitment.sign(built, keys.funding_secret))
+    answer = signed_message(channel, env)
     return Step(
         channel,
         (
@@ -345,6 +345,13 @@ def created_received(channel: Channel, message: FundingCreated, env: Env) -> Ste
             ChannelChanged(channel_id=channel.channel_id),
         ),
     )
+
+
+def signed_message(channel: Channel, env: Env) -> FundingSigned:
+    """Our funding_signed; the same whenever it is repeated."""
+    built = build_theirs(channel, 0, channel.their_point)
+    signature = commitment.sign(built, env.keys(channel.key_index).funding_secret)
+    return FundingSigned(channel_id=channel.channel_id, signature=signature)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,10 @@
 
 Source: BOLT 2, "Message Retransmission". Both sides go back to what their signatures cover; channel_reestablish says
 which commitment_signed and revoke_and_ack each expects next, and so which of the other's last messages were lost.
+
+One thing goes beyond BOLT 2: a funder that sent funding_created and has no funding_signed does not forget. It says
+channel_reestablish with next_commitment_number 0 (it has no signature at all); a fundee that signed repeats funding_signed,
+one that never got funding_created answers that it knows no such channel, and then the funder forgets.
 """
 
 from dataclasses import replace
@@ -10,7 +14,7 @@ from protocols.channel import updates
 from protocols.channel.commitments import at_stage
 from protocols.channel.events import Alarm, ChannelChanged, ChannelEffect, SendMessage
 from protocols.channel.force import unsigned_gone, violation
-from protocols.channel.opening import abandon, ready_message
+from protocols.channel.opening import abandon, ready_message, signed_message
 from protocols.channel.state import UPDATING, Channel, LastSent, Phase, Stage
 from protocols.channel.step import Env, Step, keep, store
 from protocols.errors import MisuseError
@@ -37,6 +41,15 @@ def link_up(channel: Channel, env: Env) -> Step:
         raise MisuseError("a channel that is re-established is gone")
     message = SendMessage(peer=channel.peer, message=greeting(step.channel, env))
     return Step(step.channel, (*step.effects, message))
+
+
+def link_up_unsigned(channel: Channel, env: Env) -> Step:
+    """The funder asks for the funding_signed that was lost."""
+    greeted = ChannelReestablish(
+        channel.channel_id, 0, 0, NO_SECRET, env.keys(channel.key_index).per_commitment_point(0)
+    )
+    changed = replace(channel, connected=True, reestablished=True)
+    return keep(changed, SendMessage(peer=channel.peer, message=greeted))
 
 
 def link_up_failed(channel: Channel, env: Env) -> Step:
@@ -86,10 +99,20 @@ def received(channel: Channel, message: ChannelReestablish, env: Env) -> Step:
     secret_fault = _fault_in_secret(channel, message, env)
     if message.next_revocation_number > channel.our_number and not secret_fault:
         return _data_lost(channel)
-    fault = secret_fault or _fault_in_numbers(channel, message)
+    unsigned = _is_unsigned(channel, message)
+    fault = secret_fault or ("" if unsigned else _fault_in_numbers(channel, message))
     if fault:
         return violation(channel, env, fault)
-    return _resumed(channel, message, env)
+    step = _resumed(channel, message, env)
+    if not unsigned:
+        return step
+    return Step(step.channel, (SendMessage(peer=channel.peer, message=signed_message(channel, env)), *step.effects))
+
+
+def _is_unsigned(channel: Channel, message: ChannelReestablish) -> bool:
+    """Whether a funder asks for funding_signed, at a time when it can still be without."""
+    fresh = channel.phase is Phase.CONFIRMING and not channel.we_fund and not channel.ready_received
+    return fresh and (message.next_commitment_number, message.next_revocation_number) == (0, 0)
 
 
 def _fault_in_secret(channel: Channel, message: ChannelReestablish, env: Env) -> str:
@@ -136,11 +159,10 @@ def _data_lost(channel: Channel) -> Step:
 
 def _resumed(channel: Channel, message: ChannelReestablish, env: Env) -> Step:
     again: list[ChannelMessage] = []
-    newest = channel.their_unrevoked or channel.their_commitment
-    if channel.ready_sent and message.next_commitment_number == 1 and channel.our_number == 0:
+    if channel.ready_sent and message.next_commitment_number <= 1 and channel.our_number == 0:
         again.append(ready_message(channel, env))
     commit: tuple[ChannelMessage, ...] = ()
-    if newest is not None and message.next_commitment_number == newest.number:
+    if channel.their_unrevoked is not None and message.next_commitment_number == channel.their_unrevoked.number:
         commit = updates.unacknowledged(channel, env)
     revoke: tuple[ChannelMessage, ...] = ()
     if message.next_revocation_number == channel.our_number - 1:

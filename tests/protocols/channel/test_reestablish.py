@@ -174,15 +174,63 @@ def test_an_interruption_while_the_funding_confirms_changes_nothing(kit: Any, pa
     pair.agree()
 
 
-def test_a_fundee_whose_funder_forgot_ends_too(kit: Any) -> None:
-    pair = kit.pair()
+def signing(kit: Any, pair: Any) -> Any:
+    """Alice has sent funding_created."""
+    pair.connected = True
+    pair.alice.batch(kit.request())
+    pair.quiet()
+    pair.fund()
+    return pair
+
+
+def test_a_lost_funding_signed_is_asked_for_and_repeated(kit: Any, pair: Any) -> None:
+    signing(kit, pair)
+    pair.deliver(pair.alice)
+    signed = kit.decode(pair.bob.outbox[-1])
+    pair.cut()
+    assert pair.alice.restart() == []
+    assert pair.alice.now.phase is Phase.SIGNING
+    greeting = hello(pair.alice)
+    assert greeting == ChannelReestablish(
+        pair.alice.now.channel_id, 0, 0, bytes(32), kit.alice_keys.per_commitment_point(0)
+    )
+    pair.alice.ask(pair.event(pair.alice, hello(pair.bob)))
+    assert sent(pair.bob.ask(pair.event(pair.bob, greeting))) == [signed]
+    pair.alice.ask(pair.event(pair.alice, signed))
+    assert pair.alice.now.phase is Phase.CONFIRMING
+    pair.confirm()
+    pair.quiet()
+    assert (pair.alice.now.phase, pair.bob.now.phase) == (Phase.OPEN, Phase.OPEN)
+
+
+def test_a_funder_whose_funding_created_was_lost_forgets(kit: Any, pair: Any) -> None:
+    signing(kit, pair)
+    pair.cut()
+    assert pair.bob.channel is None
+    greeting = hello(pair.alice)
+    (error,) = sent(pair.bob.ask(pair.event(pair.bob, greeting)))
+    assert error == Error(pair.alice.now.channel_id, "unknown channel")
+    effects = pair.alice.ask(pair.event(pair.alice, error))
+    assert [type(each).__name__ for each in effects] == ["ForgetChannel", "ReleaseFunding", "Alarm", "ChannelChanged"]
+    assert pair.alice.channel is None
+
+
+def test_funding_signed_is_not_repeated_for_a_channel_in_use(kit: Any, opened: Any) -> None:
+    opened.cut()
+    hello(opened.bob)
+    ask = ChannelReestablish(opened.bob.now.channel_id, 0, 0, bytes(32), kit.alice_keys.per_commitment_point(0))
+    opened.bob.ask(opened.event(opened.bob, ask))
+    assert "it expects commitment 0, 1 is next" in opened.bob.now.failure
+
+
+def test_a_fundee_without_a_stake_whose_funder_knows_nothing_forgets_too(kit: Any, pair: Any) -> None:
     pair.connected = True
     pair.alice.batch(kit.request(push=0))
     pair.quiet()
     pair.fund()
     pair.deliver(pair.alice)
-    pair.cut()  # funding_signed is lost
-    assert pair.alice.channel is None
+    pair.cut()
+    pair.alice.channel = pair.alice.disk = None
     pair.connect()
     pair.deliver(pair.bob)
     pair.deliver(pair.alice)
