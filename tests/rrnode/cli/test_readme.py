@@ -25,7 +25,7 @@ def test_it_works_as_typed(data_dir: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    end = "for n in alice bob; do rrnode --datadir $n stop; done >/dev/null 2>&1; kill %1 2>/dev/null || true"
+    end = "code=$?; set +e; for n in alice bob; do rrnode --datadir $n stop; done >/dev/null 2>&1; kill %1 2>/dev/null; exit $code"
     script = f"set -e -m; trap '{end}' EXIT\n" + "\n".join(lines())
     for typed, here in (
         ("18443", str(port)),
