@@ -211,14 +211,19 @@ class Guard:
                     scope.cancel()
                     return
                 orders = await shadow.next()
+                if await trio.to_thread.run_sync(store.mark) != mark:
+                    scope.cancel()  # the shadow stands on an old state: its deadlines are old, too
+                    return
 
-        await _together(follow, sender.run, self._until_node_is_back)
+        async def until_node_is_back(scope: trio.CancelScope) -> None:
+            while not self._node_runs() and self._data_dir.exists():
+                await trio.sleep(LOOK_EVERY)
+                if await trio.to_thread.run_sync(store.mark) != mark:
+                    break
+            scope.cancel()
+
+        await _together(follow, sender.run, until_node_is_back)
         return outcome
-
-    async def _until_node_is_back(self, scope: trio.CancelScope) -> None:
-        while not self._node_runs() and self._data_dir.exists():  # noqa: ASYNC110 (another process has no event for us)
-            await trio.sleep(LOOK_EVERY)
-        scope.cancel()
 
     def _may_publish(self, shadow: "Shadow", store: "Store", mark: object) -> bool:
         """Whether what the shadow orders may leave: no node can continue from the state it stands on."""
