@@ -178,7 +178,9 @@ class Node:
         self.next_key = 0
         self.draws = 0
         self.reserve: int | None = 10_000_000
-        self.crash = ""  # "before" or "after" the next commit
+        self.batches = 0
+        self.crash = ""  # "before" or "after" the commit ...
+        self.crash_at = 0  # ... of this batch, or of the first after it
         self.done: list[Effect] = []
         self.arrived: list[OfferArrived] = []
         self.watched: dict[Txid | Outpoint, object] = {}
@@ -215,6 +217,7 @@ class Node:
 
     def start(self) -> list[Effect]:
         """After a restart."""
+        self.crash = ""
         self.money = self._engine()
         self.routing = RoutingEngine(self.routing_config, self.id)
         self.watched.clear()
@@ -239,7 +242,10 @@ class Node:
         return self.routing.offers(question.payment_hash, question.upstream, question.asset, self.network.now)
 
     def _finish(self, effects: list[Effect]) -> None:
-        crash, self.crash = self.crash, ""
+        crash = ""
+        self.batches += 1
+        if self.crash and self.batches >= self.crash_at:
+            crash, self.crash = self.crash, ""
         if crash != "before":
             self.disk.write(effect for effect in effects if isinstance(effect, STORES))
         if crash:
@@ -324,6 +330,7 @@ class Network:
         self.down: set[PeerId] = set()
         self.links: set[frozenset[PeerId]] = set()
         self.wires: dict[tuple[PeerId, PeerId], deque[bytes]] = {}
+        self._deaf: set[PeerId] = set()
         self._later: deque[tuple[Node, Any]] = deque()
         self._bundles: deque[tuple[PeerId, PeerId, BundleReceived]] = deque()
         for node in self.nodes.values():
@@ -388,6 +395,30 @@ class Network:
             one, other = (self.by_id[each].name for each in link)
             self.cut(one, other)
 
+    def whole(self, *links: tuple[str, str]) -> None:
+        """Everybody is up, these links stand, and everything has been said."""
+        for name, node in self.nodes.items():
+            node.crash = ""
+            if node.id in self.down:
+                self.restart(name)
+        for one, other in links:
+            if not self.linked(one, other):
+                self.connect(one, other)
+        self.quiet()
+
+    def quiet_without_offers_to(self, name: str) -> None:
+        """Like `quiet`, but no offer reaches this node: it goes on with those it has."""
+        self._deaf.add(self[name].id)
+        self.quiet()
+        self._deaf.clear()
+
+    def spread(self) -> None:
+        """Deliver offers only; money waits on its wires."""
+        while self._bundles:
+            sender, receiver, bundle = self._bundles.popleft()
+            if receiver not in self._deaf and frozenset((sender, receiver)) in self.links:
+                self.by_id[receiver].route(bundle)
+
     def restart(self, name: str) -> None:
         """Start a node that went down from its disk; its links come back with `connect`."""
         node = self[name]
@@ -414,18 +445,16 @@ class Network:
         """Wires with something on them."""
         return [wire for wire, messages in self.wires.items() if messages]
 
-    def quiet(self) -> None:
-        """Deliver everything until nobody says anything any more."""
+    def quiet(self, *, at_a_time: int | None = None) -> None:
+        """Deliver everything, or so many messages of a wire at a time, until nobody says anything any more."""
         for _ in range(10_000):
             if self._later:
                 self._try(*self._later.popleft())
             elif self._bundles:
-                sender, receiver, bundle = self._bundles.popleft()
-                if frozenset((sender, receiver)) in self.links:
-                    self.by_id[receiver].route(bundle)
+                self.spread()
             elif waiting := self.waiting():
                 for wire in waiting:
-                    self.deliver(*wire)
+                    self.deliver(*wire, count=at_a_time)
             else:
                 return
         raise AssertionError("the network never falls silent")
@@ -488,7 +517,9 @@ class Network:
             expiry=UnixTime(self.now + seconds),
             lock_blocks=BlockDelta(node.config.forward.final_lock + 3),
         )
-        node.batch(made)
+        self.give(payee, made)
+        if node.id in self.down:
+            return payment_hash
         node.route(
             FloodRequested(
                 payment_hash=payment_hash,
@@ -508,12 +539,12 @@ class Network:
         payment_hash = hash_of(preimage_of(number))
         node.route(OffersWanted(payment_hash=payment_hash, expiry=UnixTime(self.now + 600), now=self.now))
         self.promise(payee, number, amount)
-        self.quiet()
+        self.spread()
         self.order(payer, payee, number, amount, ceiling=ceiling)
-        node.batch(LockRequested(payment_hash=payment_hash))
+        self.give(payer, LockRequested(payment_hash=payment_hash))
         return payment_hash
 
-    def order(self, payer: str, payee: str, number: int, amount: int, *, ceiling: int | None = None) -> list[Effect]:
+    def order(self, payer: str, payee: str, number: int, amount: int, *, ceiling: int | None = None) -> None:
         """The payer's user wants to pay."""
         order = PayRequested(
             payment_hash=hash_of(preimage_of(number)),
@@ -524,7 +555,11 @@ class Network:
             preimage=None,
             expiry=UnixTime(self.now + 600),
         )
-        return self[payer].batch(order)
+        self.give(payer, order)
+
+    def give(self, name: str, *events: Any) -> None:
+        """Give a node events, in one batch; nothing happens if it is down."""
+        self._try(self[name], *events)
 
     def wealth(self) -> dict[str, int]:
         """What each node has in channels, millisatoshi."""

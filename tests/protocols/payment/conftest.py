@@ -121,6 +121,7 @@ class Rules:
     def __init__(self) -> None:
         self.flushed: list[ChannelId] = []
         self.refuse: dict[ChannelId, Refusal] = {}
+        self.tell: list[Any] = []  # told once more at the next link that comes up
 
     def loaded(self, channel: Channel) -> Channel:
         return channel
@@ -159,7 +160,8 @@ class Rules:
                 gain = sum(each.amount for each in channel.htlcs if each.stage >= Stage.REMOVE_SENT and each.preimage)
                 return self._store(_moved(replace(channel, htlcs=kept), gain))
             case LinkUp():
-                return Step(replace(channel, connected=True, reestablished=True))
+                told, self.tell = tuple(self.tell), []
+                return Step(replace(channel, connected=True, reestablished=True), told)
             case LinkDown():
                 return Step(replace(channel, connected=False, reestablished=False))
         if type(event).__name__ == "Flush":

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from protocols.channel.events import Flush, LinkDown, Refusal, SendMessage, TipChanged
+from protocols.channel.events import (
+    Flush,
+    HtlcFailed,
+    HtlcFulfilled,
+    LinkDown,
+    LinkUp,
+    Refusal,
+    SendMessage,
+    TipChanged,
+)
 from protocols.payment.config import EngineConfig
 from protocols.payment.events import (
     Attempt,
@@ -113,7 +122,21 @@ def test_the_preimage_is_the_receipt(kit, desk):
         *kept(paid),
         OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=True),
     ]
-    assert desk.fulfilled("near", 1) == []
+
+
+@pytest.mark.parametrize("name", ["near", "far"])
+def test_the_end_of_an_htlc_told_again_changes_nothing(kit, desk, name):
+    """First settled or failed, then told both once more: the payment has another HTLC, or none, by then."""
+    desk.locked(kit.offer("near", 1_002_000))
+    told = {"channel_id": kit.channel_id("near"), "htlc_id": 0, "payment_hash": kit.hash(1)}
+    desk.fulfilled("near", 1) if name == "near" else desk.failed("near")
+    before = desk.engine.payments()
+    desk.rules.tell = [
+        HtlcFulfilled(preimage=kit.preimage(1), **told),
+        HtlcFailed(code=FailureCode.NODE_BUSY, **told),
+    ]
+    assert desk.do(LinkUp(peer=kit.peer("near"))) == []
+    assert desk.engine.payments() == before
 
 
 def test_a_failed_attempt_is_followed_by_the_next_offer_and_the_same_offer_is_not_tried_twice(kit, desk):
