@@ -60,6 +60,28 @@ async def test_an_output_is_followed_from_mempool_to_its_spend(rig, kit):
     assert await chain.unspent(kit.TXID_OF_NOTHING, 0) is None
 
 
+async def test_what_the_mempool_does_to_an_output_is_told_apart_from_what_the_chain_has(rig, kit):
+    chain = rig.chain
+    source, other = await kit.funded(chain, 2)
+    first = kit.pay([source], 1000)
+    second = kit.pay([kit.coin(first)], 1000)
+    for tx in (first, second):
+        await chain.publish((tx.raw,))
+    places = [source[0], other[0], kit.coin(first)[0], kit.coin(second)[0]]
+    assert await chain.mempool_spenders(places) == {source[0]: first.txid, kit.coin(first)[0]: second.txid}
+    assert await chain.mempool_spenders([]) == {}
+    found = await chain.mempool_transactions([first.txid, kit.TXID_OF_NOTHING, second.txid])
+    assert found == {first.txid: first.raw, second.txid: second.raw}
+    confirmed = OutputState(value=source[1], script=kit.OPEN, height=1)
+    assert await chain.confirmed_output(source[0][:32], 0) == confirmed
+    assert await chain.unspent(source[0][:32], 0) is None
+    assert await chain.confirmed_output(first.txid, 0) is None
+    await chain.mine(1, kit.LOCKED)
+    assert await chain.mempool_spenders(places) == {}
+    assert await chain.confirmed_output(source[0][:32], 0) is None
+    assert (await chain.confirmed_output(second.txid, 0)).value == source[1] - 2000
+
+
 async def test_publishing_again_changes_nothing(rig, kit):
     chain = rig.chain
     (source,) = await kit.funded(chain, 1)

@@ -141,6 +141,34 @@ async def test_the_child_pays_more_as_the_deadline_comes_near(bench, kit, fundin
     assert len(await bench.mempool()) == 2
 
 
+async def test_a_child_that_pays_nearly_enough_is_left_alone(bench, kit, funding):
+    commitment = kit.commitment(funding)
+    bench.chain._feerate = 20_000
+    await bench.order(with_child(commitment, 10_000))
+    first = await bench.child_of(commitment)
+    bench.chain._feerate = 21_500
+    await bench.order(with_child(commitment, 10_000))
+    assert await bench.child_of(commitment) == first
+    bench.chain._feerate = 22_500
+    await bench.order(with_child(commitment, 10_000))
+    assert bench.fee(await bench.child_of(commitment)) > bench_fee_at(20_000, commitment, first)
+
+
+def bench_fee_at(rate, parent, child):
+    """Rounded up, as the broadcaster pays."""
+    return -(-rate * (parent.vsize + child.vsize) // 1000)
+
+
+async def test_an_htlc_transaction_that_pays_nearly_enough_is_left_alone(bench, kit, funding):
+    bare = kit.build([funding], [(1_000_000, kit.OPEN)], version=3, sequence=0)
+    bench.chain._feerate = 20_000
+    await bench.order(with_inputs(bare, 10_000))
+    (first,) = await bench.mempool()
+    bench.chain._feerate = 21_500
+    await bench.order(with_inputs(bare, 10_000))
+    assert list(await bench.mempool()) == [first]
+
+
 async def test_fees_stop_at_half_of_what_is_at_stake(bench, kit):
     (source,) = await kit.funded(bench.chain, 1)
     tx = kit.build([source], [(12_000, kit.OPEN), (source[1] - 13_000, kit.OPEN)])

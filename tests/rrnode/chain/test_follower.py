@@ -216,7 +216,8 @@ async def test_a_follower_that_was_away_is_told_from_its_cursor_on(kernel_chain,
     assert late.tip == await kernel_chain.tip()
 
 
-async def test_a_branch_that_was_lost_while_away_is_told_as_undone(kernel_chain, kit, autojump_clock):
+async def test_a_branch_that_was_lost_while_away_is_told_as_undone(kernel_chain, kit, monkeypatch, autojump_clock):
+    monkeypatch.setattr(follower_module, "RESCAN_BLOCKS", 10)  # all is read again before the first word all the same
     source, other = await kit.funded(kernel_chain, 2)
     first, third = kit.pay([source], 1000), kit.pay([other], 1000)
     second = kit.pay([kit.coin(first)], 1000)
@@ -234,12 +235,15 @@ async def test_a_branch_that_was_lost_while_away_is_told_as_undone(kernel_chain,
     for order in (watch_tx(first), watch_tx(third)):
         late.watch_tx(order)
     late.watch_outpoint(watch_output(first))
+    spent = Outpoint(txid=other[0][:32], index=0)
+    late.watch_outpoint(WatchOutpoint(outpoint=spent, script=b"", from_height=0))
     batch, *_ = await drain(late)
     assert batch.fork == fork
     assert batch.facts == (
         TxUnconfirmed(txid=first.txid),
         SpendGone(outpoint=point(first)),
         TxConfirmed(txid=third.txid, height=fork.height, transaction=third.raw),
+        OutputSpent(outpoint=spent, transaction=third.raw, height=fork.height),
         OutputSpent(outpoint=point(first), transaction=second.raw, height=None),
         TipChanged(),
     )
@@ -282,6 +286,81 @@ async def test_old_facts_end_their_watch_and_memory_stays_bounded(kernel_chain, 
     await drain(follower)
     assert follower._watches._txs == {}
     assert len(follower._refs) == follower_module.DEEPEST + 1
+
+
+def once(method, action):
+    """The method, with something happening just before its first answer."""
+    done = []
+
+    async def wrapped(*arguments):
+        if not done:
+            done.append(True)
+            await action()
+        return await method(*arguments)
+
+    return wrapped
+
+
+async def test_a_block_that_comes_while_the_mempool_is_read_is_no_vanished_spend(
+    kernel_chain, kit, follower, autojump_clock
+):
+    (source,) = await kit.funded(kernel_chain, 1)
+    first = kit.pay([source], 1000)
+    second = kit.pay([kit.coin(first)], 1000)
+    await kernel_chain.publish((first.raw,))
+    await kernel_chain.mine(1, kit.LOCKED)
+    await drain(follower)
+    follower.watch_outpoint(watch_output(first, 0, 102))
+    await kernel_chain.publish((second.raw,))
+    assert told(await drain(follower)) == [OutputSpent(outpoint=point(first), transaction=second.raw, height=None)]
+    await kernel_chain.publish((kit.pay([kit.coin(second)], 1000).raw,))
+
+    async def mine():
+        await kernel_chain.mine(1, kit.LOCKED)
+
+    kernel_chain.mempool = once(kernel_chain.mempool, mine)
+    assert told(await drain(follower)) == [
+        OutputSpent(outpoint=point(first), transaction=second.raw, height=103),
+        TipChanged(),
+    ]
+
+
+async def test_a_block_that_goes_while_it_is_read_is_not_told(kernel_chain, kit, follower, autojump_clock):
+    (source,) = await kit.funded(kernel_chain, 1)
+    first = kit.pay([source], 1000)
+    await drain(follower)
+    follower.watch_tx(watch_tx(first, 101))
+    await kernel_chain.publish((first.raw,))
+    (block,) = await kernel_chain.mine(1, kit.LOCKED)
+
+    async def undo():
+        await kernel_chain.invalidate(block)
+
+    kernel_chain.mempool = once(kernel_chain.mempool, undo)
+    batches = await drain(follower)
+    assert told(batches) == [TipChanged()]
+    assert [batch.fork for batch in batches] == [None] * len(batches)
+    assert follower.tip == await kernel_chain.tip()
+
+
+async def test_a_watch_that_comes_while_the_chain_is_looked_at_is_not_forgotten(
+    kernel_chain, kit, follower, autojump_clock
+):
+    (source,) = await kit.funded(kernel_chain, 1)
+    first = kit.pay([source], 1000)
+    await kernel_chain.publish((first.raw,))
+    await kernel_chain.mine(1, kit.LOCKED)
+    await drain(follower)
+
+    async def watch():
+        follower.watch_tx(watch_tx(first))
+
+    kernel_chain.mempool = once(kernel_chain.mempool, watch)
+    await kernel_chain.mine(1, kit.LOCKED)
+    assert told(await drain(follower)) == [
+        TipChanged(),
+        TxConfirmed(txid=first.txid, height=102, transaction=first.raw),
+    ]
 
 
 async def test_an_outage_is_waited_out_and_nothing_is_missed(kernel_chain, kit, follower, autojump_clock):

@@ -119,6 +119,7 @@ async def test_a_clock_that_is_wrong_is_said_and_harms_nothing(tmp_path):
         now += 10_000
         with pytest.raises(ChainUnavailable, match="check this machine's clock"):
             await chain.mine(1, ANYONE_CAN_SPEND)
+        assert chain._store.block_count() == 2
         now -= 10_000
         await chain.mine(1, ANYONE_CAN_SPEND)
     async with chain.running():
@@ -192,6 +193,15 @@ async def test_the_first_block_stays(kernel_chain, kit):
         await kernel_chain.invalidate((await kernel_chain.tip()).hash)
     await kernel_chain.invalidate(b"\x07" * 32)
     assert (await kernel_chain.tip()).height == 0
+
+
+async def test_a_block_takes_rivals_of_its_transactions_out_of_the_mempool(kernel_chain, kit):
+    source, other = await kit.funded(kernel_chain, 2)
+    first, kept = kit.pay([source], 1000), kit.pay([other], 1000)
+    for tx in (first, kit.pay([kit.coin(first)], 1000), kept):
+        await kernel_chain.publish((tx.raw,))
+    kernel_chain.mempool_now.block_connected([kit.pay([source], 2000)])
+    assert await kernel_chain.mempool() == (kept.txid,)
 
 
 async def test_a_commitment_whose_child_is_gone_is_not_mined(kernel_chain, kit):

@@ -163,6 +163,18 @@ async def test_wrong_credentials_are_said_and_forgotten_when_the_cookie_changes(
             await by_name.call("getblockcount")
 
 
+async def test_a_restarted_server_with_a_new_cookie_is_reached_by_the_first_call(kernel_chain, tmp_path):
+    cookie = tmp_path / "cookie"
+    async with serving(kernel_chain, port=0, cookie=cookie) as port:
+        client = RpcClient(f"http://127.0.0.1:{port}", cookie=cookie)
+        old = cookie.read_text()
+    async with client.running():
+        client._auth = httpx.BasicAuth(*old.split(":"))
+        async with serving(kernel_chain, port=port, cookie=cookie):
+            assert cookie.read_text() != old
+            assert await client.call("getblockcount") == 0
+
+
 async def answering(nursery, answer):
     """A server on loopback that gives this answer to everything; its address."""
 
