@@ -21,6 +21,7 @@ from protocols.channel.events import (
     Alarm,
     BuildFunding,
     ChannelChanged,
+    CloseRequested,
     FundingBuilt,
     FundingFailed,
     Publish,
@@ -34,20 +35,24 @@ from protocols.channel.events import (
 )
 from protocols.channel.state import Channel, Phase, balances, is_usable
 from protocols.facts import Facts
-from protocols.ids import ChannelId, PeerId
+from protocols.ids import ChannelId, PaymentHash, PeerId
 from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
     ChainReserveChanged,
+    DropForward,
     FindOffers,
+    Forward,
+    HtlcRef,
     NeighbourLiquidity,
     OffersFound,
     OfferUsed,
     PaymentChanged,
     PromiseChanged,
+    StoreForward,
 )
 from protocols.routing.engine import Engine as RoutingEngine
 from protocols.routing.events import LiquidityChanged, OfferArrived, PaymentEnded
-from protocols.units import BlockHeight, FeeRate, UnixTime
+from protocols.units import BlockHeight, FeeRate, Sat, UnixTime
 from protocols.wire.channel import Error, OpenChannel
 from rrnode.chain.base import BlockRef, ChainBackend
 from rrnode.chain.broadcaster import Broadcaster
@@ -58,6 +63,7 @@ from rrnode.control.bus import EventBus
 from rrnode.control.text import peer_text, txid_text
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import ChainUnavailable, StorageFailed, UserError
+from rrnode.guard import Keeper
 from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import join_address
@@ -90,6 +96,7 @@ class Parts:
     Attributes:
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
+        keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
     """
 
     settings: Settings
@@ -100,6 +107,7 @@ class Parts:
     backend: ChainBackend
     throw_away: Callable[[], AbstractAsyncContextManager[Host]]
     clock: Callable[[], float]
+    keeper: Keeper | None = None
 
 
 @dataclass(slots=True)
@@ -114,6 +122,23 @@ class Opening:
 def lives(channel: Channel) -> bool:
     """Whether a channel still needs its neighbour."""
     return channel.phase not in (Phase.FORCED, Phase.CLOSED)
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """Something for followers, told once what it rests on is on disk."""
+
+    event: m.ForwardStep | m.Forwarded
+
+
+def _step_of(forward: Forward) -> m.ForwardStep:
+    return m.ForwardStep(
+        payment_hash=forward.payment_hash.hex(),
+        upstream=peer_text(forward.upstream),
+        to=peer_text(forward.downstream) if forward.outgoing is not None and forward.downstream is not None else "",
+        amount_msat=forward.outgoing_amount if forward.outgoing is not None else 0,
+        tried=tuple(peer_text(peer) for peer in forward.tried),
+    )
 
 
 class Node:
@@ -132,6 +157,7 @@ class Node:
         self.bus = EventBus(parts.clock)
         self._feerate = FLOOR_FEERATE
         self._neighbours: set[PeerId] = set()
+        self._carried: dict[HtlcRef, PaymentHash] = {}
         self._openings: dict[ChannelId, Opening] = {}
         self._change = trio.Event()
         self._taken_in = BlockHeight(0)
@@ -139,6 +165,7 @@ class Node:
         self._background: trio.Nursery | None = None
 
         loaded = self.store.load()
+        self._closed_by_guard = parts.keeper.begin(loaded.snapshot.channels) if parts.keeper is not None else ()
         cursor = None if loaded.cursor is None else (BlockHeight(loaded.cursor[0]), loaded.cursor[1])
         self.money = MoneyEngine(
             us=self.us,
@@ -147,9 +174,10 @@ class Node:
             snapshot=loaded.snapshot,
             config=settings.engine_config(),
         )
+        self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
         self._neighbours = {channel.peer for channel in self.money.channels() if lives(channel)}
         self.dispatcher = Dispatcher(
-            handle=self.money.handle,
+            handle=self._handle,
             commit=self._commit,
             perform=self._perform,
             answer=self._answer,
@@ -280,6 +308,8 @@ class Node:
                         self.paying.run,
                     ):
                         nursery.start_soon(service)
+                    if self.parts.keeper is not None:
+                        nursery.start_soon(self.parts.keeper.run, self._probe)
                     task_status.started()
                     await self.stopping.wait()
                     nursery.cancel_scope.cancel()
@@ -292,10 +322,27 @@ class Node:
     async def _dispatch(self) -> None:
         """The money engine's task. When it halts, everything that could take on something new ends with it."""
         try:
-            await self.dispatcher.run(self.money.resume)
+            await self.dispatcher.run(self._resume)
         except Halted as error:
+            if self.parts.keeper is not None:
+                with suppress(StorageFailed):
+                    self.parts.keeper.beat(self.height, str(error))  # the guard stands in from now on
             self._alarm(f"the node has halted and takes on nothing new: {error}")
             self._require_background().cancel_scope.cancel()
+
+    def _resume(self, facts: Facts) -> list[Any]:
+        """What the disk still owes; channels that the guard closed meanwhile are closed here before a peer is heard."""
+        effects = list(self.money.resume(facts))
+        for channel_id in self._closed_by_guard:
+            if self.money.channel(channel_id) is not None:
+                self._alarm("its guard closed this channel while the node was down", channel_id)
+                effects += self.money.handle(CloseRequested(channel_id=channel_id, force=True), facts)
+        return effects
+
+    async def _probe(self) -> tuple[int, str]:
+        """Once through the engine and the disk, for the heartbeat."""
+        await self.dispatcher.ask(ChainReserveChanged(confirmed_sat=self._told_reserve))
+        return self.height, ""
 
     def _require_background(self) -> trio.Nursery:
         assert self._background is not None, "the node is not running"
@@ -363,11 +410,17 @@ class Node:
     async def _tell_reserve(self) -> None:
         """Tell the engine what the wallet could pay fees with (DESIGN 6); None while the chain is away."""
         confirmed: int | None = None
+        self._keep_reserve()
         if not self.follower.trouble:
             confirmed = await trio.to_thread.run_sync(self.wallet.confirmed_for_fees)
         if confirmed != self._told_reserve:
             self._told_reserve = confirmed
             await self.dispatcher.post(ChainReserveChanged(confirmed_sat=confirmed))
+
+    def _keep_reserve(self) -> None:
+        """What the wallet holds back: a coin for the end of each channel (DESIGN 6)."""
+        count = sum(channel.phase is not Phase.CLOSED for channel in self.money.channels())
+        self.wallet.keep_reserve(Sat(count * self.settings.channels.chain_reserve_sat), coins=count)
 
     async def _watch_trouble(self) -> None:
         """A chain that is lost stops forwarding within seconds, and says so (DESIGN 9)."""
@@ -415,6 +468,22 @@ class Node:
                 self._renamed(effect.replaces, effect.channel.channel_id)
         self.store.commit(batch.stores, batch.journal, batch.cursor)
 
+    def _handle(self, event: Any, facts: Facts) -> list[Any]:
+        """The money engine, and after it what followers are told of payments that pass through."""
+        effects: list[Any] = []
+        for effect in self.money.handle(event, facts):
+            effects.append(effect)
+            match effect:
+                case StoreForward(forward=forward):
+                    self._carried[forward.incoming] = forward.payment_hash
+                    effects.append(_News(_step_of(forward)))
+                case DropForward(incoming=incoming, earned=earned):
+                    payment_hash = self._carried.pop(incoming, None)
+                    if payment_hash is not None:
+                        news = m.Forwarded(payment_hash=payment_hash.hex(), paid=earned > 0, earned_msat=earned)
+                        effects.append(_News(news))
+        return effects
+
     def _answer(self, question: FindOffers) -> OffersFound:
         offers = self.routing.engine.offers(question.payment_hash, question.upstream, question.asset, self.now())
         return OffersFound(reference=question.reference, offers=offers)
@@ -441,6 +510,8 @@ class Node:
                         now=self.now(),
                     )
                 )
+            case _News():
+                self.bus.publish(effect.event)
             case PaymentChanged():
                 self.paying.payment_changed(effect)
             case PromiseChanged():
@@ -544,6 +615,8 @@ class Node:
         return None
 
     async def _build_funding(self, order: BuildFunding) -> None:
+        self._keep_reserve()
+
         def build() -> tuple[bytes, int]:
             return self.wallet.build_funding(order.channel_id, order.script, order.amount, self._feerate)
 

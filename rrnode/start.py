@@ -16,6 +16,7 @@ from rrnode.chain.bitcoind import BitcoindChain
 from rrnode.chain.kernel import KernelChain
 from rrnode.config import Settings
 from rrnode.control.server import serve_control
+from rrnode.guard import Keeper
 from rrnode.host.base import Host, HostConfig
 from rrnode.host.libp2p import LibP2PHost
 from rrnode.keys import KeyTree, SeedFile
@@ -90,6 +91,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
             backend=backend_of(settings),
             throw_away=partial(throw_away_host, settings),
             clock=time.time,
+            keeper=(keeper := Keeper(settings)),
         )
         node = Node(parts)
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -106,6 +108,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
                     ready()
                 await node.stopping.wait()
                 await node.ended.wait()
+                if not node.halted():
+                    await trio.to_thread.run_sync(keeper.end)
                 nursery.cancel_scope.cancel()
     finally:
         store.close()
