@@ -176,6 +176,7 @@ class Node:
         self.routing_config = RoutingConfig(fee=fee, delta=config.forward.lock_delta)
         self.disk = Disk()
         self.next_key = 0
+        self._keys: dict[int, ChannelKeys] = {}
         self.draws = 0
         self.reserve: int | None = 10_000_000
         self.batches = 0
@@ -193,8 +194,10 @@ class Node:
 
     def keys(self, index: int) -> ChannelKeys:
         """The key ring."""
-        seed = hashlib.sha256(f"{self.name} {index}".encode()).digest()
-        return ChannelKeys.from_seed(seed, point_of(hashlib.sha256(seed).digest()))
+        if index not in self._keys:
+            seed = hashlib.sha256(f"{self.name} {index}".encode()).digest()
+            self._keys[index] = ChannelKeys.from_seed(seed, point_of(hashlib.sha256(seed).digest()))
+        return self._keys[index]
 
     def fresh_key(self) -> int:
         """A key index that was never used."""
