@@ -252,7 +252,8 @@ class Owner:
         """Wait a moment until the chain knows the funding; if it does not, it is published again at each block."""
         assert channel.funding is not None
         with trio.move_on_after(PUBLISHED_WITHIN), suppress(ChainUnavailable):
-            while await self._node.backend.unspent(channel.funding.txid, channel.funding.index) is None:
+            # A backend tells nobody when it has taken something, so it is asked.
+            while await self._node.backend.unspent(channel.funding.txid, channel.funding.index) is None:  # noqa: ASYNC110
                 await trio.sleep(PUBLISHED_EVERY)
 
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:

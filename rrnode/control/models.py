@@ -452,6 +452,22 @@ class Forwarded(_Event):
     earned_msat: int
 
 
+class ForwardStep(_Event):
+    """A payment that passes through us went on, or came back and is tried another way (R10).
+
+    Attributes:
+        to: the neighbour that it was locked to; "" while none is.
+        tried: neighbours from which it came back, oldest first.
+    """
+
+    kind: Literal["forward_step"] = "forward_step"
+    payment_hash: str
+    upstream: str
+    to: str = ""
+    amount_msat: int = 0
+    tried: tuple[str, ...] = ()
+
+
 class ChannelEvent(_Event):
     """A channel's phase or balances changed; `text` says it in words."""
 
@@ -495,6 +511,6 @@ class Stopping(_Event):
 
 PaymentProgress = OfferSeen | Waiting | Locked | AttemptFailed | Settled | PaymentFailed
 Event = Annotated[
-    PaymentProgress | Received | Forwarded | ChannelEvent | PeerEvent | TipEvent | AlarmRaised | Stopping,
+    PaymentProgress | Received | ForwardStep | Forwarded | ChannelEvent | PeerEvent | TipEvent | AlarmRaised | Stopping,
     Field(discriminator="kind"),
 ]

@@ -1,5 +1,6 @@
 """`/rr/channel/1`: messages of all channels with one neighbour, between the stream and the money engine (DESIGN 4, 6)."""
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -7,21 +8,60 @@ import structlog
 import trio
 
 from protocols.channel.events import LinkDown, LinkUp, MessageReceived
+from protocols.errors import PeerProtocolError
 from protocols.ids import ChannelId, PeerId
 from protocols.wire.channel import CODEC, PROTOCOL, ChannelMessage, Error, OpenChannel
 from rrnode.dispatcher import Halted
-from rrnode.errors import LinkClosed
+from rrnode.errors import LinkClosed, StorageFailed
 from rrnode.host.base import FrameStream, Host
-from rrnode.services.limits import Allowance
+from rrnode.services.limits import Allowance, printable
 from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
+
+MOST_WAITING = 4 << 20  # bytes for one neighbour beyond its stream's queue: what a batch gives at once fits many times
 
 
 class Post(Protocol):
     """`Dispatcher.post`."""
 
     async def __call__(self, event: Any, *, before: Callable[[], None] | None = None) -> None: ...
+
+
+class _Line:
+    """A stream that the engine knows of, and what did not fit its queue: a batch is performed without a pause."""
+
+    __slots__ = ("_size", "_wake", "_waiting", "stream")
+
+    def __init__(self, stream: FrameStream) -> None:
+        self.stream = stream
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._wake = trio.Event()
+
+    def put(self, payload: bytes) -> None:
+        """Queue it, in order. Raises LinkClosed, or trio.WouldBlock when too much waits already."""
+        if not self._waiting:
+            try:
+                self.stream.send_nowait(payload)
+            except trio.WouldBlock:
+                pass
+            else:
+                return
+        if self._size + len(payload) > MOST_WAITING:
+            raise trio.WouldBlock
+        self._waiting.append(payload)
+        self._size += len(payload)
+        self._wake.set()
+
+    async def write(self) -> None:
+        """Move what waits into the stream's queue, for as long as the stream lasts. Raises LinkClosed."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            while self._waiting:
+                await self.stream.send(self._waiting[0])
+                self._size -= len(self._waiting.popleft())
 
 
 class ChannelService:
@@ -34,6 +74,7 @@ class ChannelService:
         fresh_keys: sets aside a never-used channel key index, durably, before it is told.
         refuses_open: a sentence why a stranger's channel is not wanted now, or None.
         error_received: hears what a neighbour says is wrong with a channel, before the engine acts on it.
+        link_changed: called after a stream came to stand, or went, as the engine sees it.
     """
 
     def __init__(
@@ -45,12 +86,16 @@ class ChannelService:
         fresh_keys: Callable[[], Awaitable[int]],
         refuses_open: Callable[[PeerId, OpenChannel], str | None],
         error_received: Callable[[ChannelId, str], None],
+        link_changed: Callable[[], None],
     ) -> None:
+        self._link_changed = link_changed
         self._error_received = error_received
+        self._is_neighbour = is_neighbour
         self._post, self._fresh_keys, self._refuses_open = post, fresh_keys, refuses_open
         self._wanted: set[PeerId] = set()
-        self._ready: dict[PeerId, FrameStream] = {}
-        self._opens = Allowance(per_key=0.1, burst=10, total=5)
+        self._ready: dict[PeerId, _Line] = {}
+        self._opens = Allowance(per_key=0.1, burst=10, total=2)  # each sets a key index aside
+        self._strangers = Allowance(per_key=1, burst=20, total=100)  # each is an event of the engine and a journal line
         self.sessions = Sessions(
             host=host,
             protocol=PROTOCOL,
@@ -74,48 +119,68 @@ class ChannelService:
 
     def send(self, peer: PeerId, message: ChannelMessage) -> None:
         """Queue a message on the stream that the engine knows of. Without one it is dropped: reestablishing repeats it."""
-        stream = self._ready.get(peer)
-        if stream is None:
+        line = self._ready.get(peer)
+        if line is None:
             return
         try:
-            stream.send_nowait(CODEC.encode(message))
+            line.put(CODEC.encode(message))
         except LinkClosed:
             pass
         except trio.WouldBlock:
             log.warning("a neighbour does not read its channel messages; its stream is dropped")
-            self.sessions.drop(peer)
+            line.stream.reset()
 
     async def _session(self, stream: FrameStream) -> None:
         peer = stream.peer
+        line = _Line(stream)
 
         def up() -> None:
-            self._ready[peer] = stream
+            self._ready[peer] = line
+            self._link_changed()
 
         def down() -> None:
-            if self._ready.get(peer) is stream:
+            if self._ready.get(peer) is line:
                 del self._ready[peer]
+                self._link_changed()
 
         try:
             await self._post(LinkUp(peer=peer), before=up)
-            while True:
-                message = CODEC.decode(await stream.receive())
-                key_index = None
-                if isinstance(message, Error):
-                    self._error_received(ChannelId(message.channel_id), message.text)
-                if isinstance(message, OpenChannel):
-                    refusal = self._refuses_open(peer, message)
-                    if refusal is None and not self._opens.take(peer):
-                        refusal = "too many channel openings; try again in a minute"
-                    if refusal is not None:
-                        await stream.send(CODEC.encode(Error(message.temporary_channel_id, refusal[:256])))
-                        continue
-                    key_index = await self._fresh_keys()
-                await self._post(MessageReceived(peer=peer, message=message, key_index=key_index))
-        except Halted:
-            return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(line.write)
+                await self._read(stream)
+        except* Halted:
+            pass
         finally:
+            self._wanted.discard(peer)
             with trio.CancelScope(shield=True):
                 try:
                     await self._post(LinkDown(peer=peer), before=down)
                 except Halted:
                     down()
+
+    async def _read(self, stream: FrameStream) -> None:
+        peer = stream.peer
+        while True:
+            message = CODEC.decode(await stream.receive())
+            if isinstance(message, OpenChannel):
+                await self._opening(stream, message)
+                continue
+            if not self._is_neighbour(peer) and not self._strangers.take(peer):
+                raise PeerProtocolError("too many messages about channels that are not there")
+            if isinstance(message, Error):
+                self._error_received(ChannelId(message.channel_id), printable(message.text))
+            await self._post(MessageReceived(peer=peer, message=message, key_index=None))
+
+    async def _opening(self, stream: FrameStream, message: OpenChannel) -> None:
+        refusal = self._refuses_open(stream.peer, message)
+        if refusal is None and not self._opens.take(stream.peer):
+            refusal = "too many channel openings; try again in a minute"
+        if refusal is None:
+            try:
+                key_index = await self._fresh_keys()
+            except StorageFailed:
+                refusal = "this node can write nothing to its disk now"
+            else:
+                await self._post(MessageReceived(peer=stream.peer, message=message, key_index=key_index))
+                return
+        await stream.send(CODEC.encode(Error(message.temporary_channel_id, refusal[:256])))

@@ -96,7 +96,7 @@ class InitializationService:
         await stream.send(CODEC.encode(Attach()))
         first = CODEC.decode(await stream.receive())
         if isinstance(first, Failed):
-            log.warning("a routing server does not take initializations for us", reason=first.reason)
+            log.info("a routing server does not take initializations for us", reason=first.reason)
             return
         if not isinstance(first, Attached):
             raise PeerProtocolError(f"{type(first).__name__} as the answer to Attach")

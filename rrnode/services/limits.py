@@ -1,5 +1,6 @@
-"""Token buckets: how often somebody may ask for something, with a burst."""
+"""What strangers may cost: token buckets per key and in total, who counts as one, and text that a terminal can bear."""
 
+import ipaddress
 from collections.abc import Hashable
 
 import trio
@@ -19,13 +20,13 @@ class Allowance:
         self._per_key, self._burst, self._most = per_key, burst, most_keys
         self._total, self._total_burst = total, total * 10
         self._keys: dict[Hashable, tuple[float, float]] = {}
-        self._all = (self._total_burst, 0.0)
+        self._all: tuple[float, float] | None = None  # tokens, when
 
     def take(self, key: Hashable) -> bool:
         """Use one token of this key and one of the total, if both have one."""
         now = trio.current_time()
-        saved, since = self._all
-        everybody = min(self._total_burst, saved + max(0.0, now - since) * self._total)
+        saved, since = self._all or (self._total_burst, now)
+        everybody = min(self._total_burst, saved + (now - since) * self._total)
         tokens, then = self._keys.pop(key, (self._burst, now))
         mine = min(self._burst, tokens + (now - then) * self._per_key)
         allowed = mine >= 1 and everybody >= 1
@@ -37,3 +38,28 @@ class Allowance:
         while len(self._keys) > self._most:
             del self._keys[next(iter(self._keys))]
         return allowed
+
+
+def one_sender(address: str, peer: bytes) -> bytes:
+    """Whom a stream counts for: its IPv4 address or IPv6 /64, without the port, which is new with each connection.
+
+    What comes from this machine itself (a relay, an onion service) cannot be told apart and counts for its key; the
+    limits on all together still hold.
+
+    Args:
+        address: `FrameStream.remote_address`.
+        peer: `FrameStream.peer`.
+    """
+    kind, _, rest = address.removeprefix("/").partition("/")
+    try:
+        number = ipaddress.ip_address(rest.split("/")[0].split("%")[0])
+    except ValueError:
+        return peer
+    if number.is_loopback or kind not in ("ip4", "ip6"):
+        return peer
+    return number.packed if number.version == 4 else number.packed[:8]
+
+
+def printable(text: str) -> str:
+    """A stranger's text without what would drive a terminal."""
+    return "".join(each if each.isprintable() else "·" for each in text)

@@ -70,6 +70,7 @@ class _Run:
     arrived: trio.MemoryReceiveChannel[OfferArrived]
     cheapest: Msat | None = None
     undelivered: str = ""
+    locking: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
 
     def after_ms(self) -> int:
@@ -253,15 +254,16 @@ class Paying:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._initialize, run, contact)
                 decision = await self._collect(run, self._policy(order))
+                if isinstance(decision, payer.GiveUp):
+                    reason = run.undelivered or decision.reason
+                    await self._ask(PayAbandoned(payment_hash=payment_hash, reason=reason))
+                else:
+                    run.locking = True
+                    self._say_waiting(run, "the lock to be taken")
+                    await self._ask(LockRequested(payment_hash=payment_hash))
+                    self._say_waiting(run, "the settlement")
+                await run.ended.wait()
                 nursery.cancel_scope.cancel()
-            if isinstance(decision, payer.GiveUp):
-                reason = run.undelivered or decision.reason
-                await self._ask(PayAbandoned(payment_hash=payment_hash, reason=reason))
-            else:
-                self._say_waiting(run, "the lock to be taken")
-                await self._ask(LockRequested(payment_hash=payment_hash))
-                self._say_waiting(run, "the settlement")
-            await run.ended.wait()
         finally:
             self._runs.pop(payment_hash, None)
             self._subscriptions.forget(payment_hash)
@@ -291,7 +293,8 @@ class Paying:
         except Unreachable as error:
             run.undelivered = f"The payee could not be reached: {error}. Nothing was paid; try again later."
         else:
-            self._say_waiting(run, "offers")
+            if not run.locking:
+                self._say_waiting(run, "offers")
             return
         run.offers.close()
 

@@ -7,7 +7,6 @@ back-pressure. Nothing here touches the disk.
 
 from collections.abc import Callable
 
-import structlog
 import trio
 
 from protocols.errors import PeerProtocolError
@@ -32,12 +31,43 @@ from protocols.wire.routing import CODEC, PROTOCOL, Acknowledge, Bundle, Resume,
 from rrnode.host.base import FrameStream, Host
 from rrnode.services.sessions import Sessions
 
-log = structlog.get_logger(__name__)
-
 ACKNOWLEDGE_WITHIN = 1.0  # seconds; a quiet link acknowledges this late, so that a lone offer costs one write, not two
+ACKNOWLEDGE_AFTER = 16  # bundles taken; a quarter of what a sender keeps before it stops (`MAX_UNACKNOWLEDGED`)
 FIRST_MESSAGE_WITHIN = 10.0  # seconds for the peer's Resume
 
 SubscriptionEffect = PushOffers | SubscriptionAccepted | SubscriptionRefused
+
+
+class _Line:
+    """What wakes the writer of one stream, and what it owes the peer.
+
+    Attributes:
+        wake: there is something to write, or a bundle was taken.
+        owed: bundles taken and not acknowledged.
+        due: when they are, at the latest; trio's clock.
+    """
+
+    __slots__ = ("due", "owed", "wake")
+
+    def __init__(self) -> None:
+        self.wake = trio.Event()
+        self.owed = 0
+        self.due = 0.0
+
+    def taken(self) -> None:
+        if self.owed == 0:
+            self.due = trio.current_time() + ACKNOWLEDGE_WITHIN
+        self.owed += 1
+        if self.owed in (1, ACKNOWLEDGE_AFTER):
+            self.wake.set()
+
+    def must_acknowledge(self) -> bool:
+        return self.owed >= ACKNOWLEDGE_AFTER or (self.owed > 0 and trio.current_time() >= self.due)
+
+    async def sleep(self) -> None:
+        """Until there is something to do."""
+        with trio.move_on_at(self.due) if self.owed else trio.CancelScope():
+            await self.wake.wait()
 
 
 class RoutingService:
@@ -72,7 +102,7 @@ class RoutingService:
         self._subscriptions, self._offer_arrived = subscriptions, offer_arrived
         self._outboxes: dict[PeerId, Outbox] = {}
         self._inboxes: dict[PeerId, Inbox] = {}
-        self._wake: dict[PeerId, trio.Event] = {}
+        self._lines: dict[PeerId, _Line] = {}
         self._timer_at: UnixTime | None = None
         self._timer_changed = trio.Event()
         self.sessions = Sessions(
@@ -91,9 +121,9 @@ class RoutingService:
             match effect:
                 case SendOffers():
                     self._outbox(effect.neighbour).put(effect.offers)
-                    wake = self._wake.get(effect.neighbour)
-                    if wake is not None:
-                        wake.set()
+                    line = self._lines.get(effect.neighbour)
+                    if line is not None:
+                        line.wake.set()
                 case OfferArrived():
                     self._offer_arrived(effect)
                 case SetTimer():
@@ -137,47 +167,47 @@ class RoutingService:
             raise PeerProtocolError(f"{type(theirs).__name__} before Resume")
         inbox.begin(theirs)
         outbox.resume(theirs.seen_epoch, theirs.seen_number)
-        self._wake[peer] = trio.Event()
+        line = self._lines[peer] = _Line()
         self.tell(NeighbourUp(neighbour=peer, routes=theirs.routes, now=self._now()))
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, stream, outbox, inbox)
-                await self._read(stream, outbox, inbox)
+                nursery.start_soon(self._write, stream, line, outbox, inbox)
+                await self._read(stream, line, outbox, inbox)
                 nursery.cancel_scope.cancel()
         finally:
-            self._wake.pop(peer, None)
+            del self._lines[peer]
             self.tell(NeighbourDown(neighbour=peer, now=self._now()))
 
-    async def _read(self, stream: FrameStream, outbox: Outbox, inbox: Inbox) -> None:
+    async def _read(self, stream: FrameStream, line: _Line, outbox: Outbox, inbox: Inbox) -> None:
         peer = stream.peer
         while True:
             match CODEC.decode(await stream.receive()):
                 case Bundle() as bundle:
                     offers = inbox.take(bundle)
+                    line.taken()
                     if offers and self._is_neighbour(peer):
                         self.tell(BundleReceived(neighbour=peer, offers=offers, now=self._now()))
                         await trio.lowlevel.checkpoint()
                 case Acknowledge(number=number):
                     outbox.acknowledged(number)
-                    if outbox.queued:
-                        self._wake[peer].set()
+                    line.wake.set()
                 case Stop():
                     return
                 case Resume():
                     raise PeerProtocolError("Resume in mid-stream")
 
-    async def _write(self, stream: FrameStream, outbox: Outbox, inbox: Inbox) -> None:
-        """One bundle at a time: while it goes out, the next one fills."""
-        peer = stream.peer
+    async def _write(self, stream: FrameStream, line: _Line, outbox: Outbox, inbox: Inbox) -> None:
+        """One bundle at a time: while it goes out, the next one fills. An acknowledgement rides with a bundle for
+        nothing; it never waits for one, nor for a quiet moment: a peer that is not acknowledged stops sending."""
         while True:
-            self._wake[peer] = wake = trio.Event()
+            line.wake = trio.Event()
             bundle = outbox.take(self._now())
-            if bundle is not None:
-                await stream.send(CODEC.encode(bundle))
-                await stream.flush()
+            if bundle is None and not line.must_acknowledge():
+                await line.sleep()
                 continue
-            with trio.move_on_after(ACKNOWLEDGE_WITHIN):
-                await wake.wait()
-                continue
+            line.owed = 0
             if acknowledgement := inbox.acknowledgement():
                 await stream.send(CODEC.encode(acknowledgement))
+            if bundle is not None:
+                await stream.send(CODEC.encode(bundle))
+            await stream.flush()

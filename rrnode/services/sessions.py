@@ -4,7 +4,8 @@ When both sides open one, the stream of the lower peer id stands; a newer stream
 older. So both ends settle on the same stream without a word about it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -13,6 +14,8 @@ from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId
 from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, Host, PeerConnected, PeerLost
+from rrnode.host.peer_text import to_text
+from rrnode.services.limits import Allowance, printable
 
 log = structlog.get_logger(__name__)
 
@@ -23,13 +26,21 @@ LAST_RETRY = 30.0
 Session = Callable[[FrameStream], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class _Standing:
+    stream: FrameStream
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
 class Sessions:
     """Keeps a session with every connected peer that is needed.
 
     Args:
         host: the links.
         protocol: the libp2p protocol id.
-        session: runs one stream until it ends; a `PeerProtocolError` out of it is the peer's fault and is logged.
+        session: runs one stream until it ends; a `PeerProtocolError` out of it is the peer's fault, anything but that
+            and `LinkClosed` is our bug: each ends this stream and nothing else, is logged and counted.
         needed: whether we want a session with this peer; asked when the peer connects and by `check`.
         serves: whether an inbound stream of this peer is welcome; None when somebody else handles inbound streams, as
             with protocols in which client and server have different parts.
@@ -46,83 +57,92 @@ class Sessions:
     ) -> None:
         self._host, self._protocol = host, protocol
         self._session, self._needed, self._serves = session, needed, serves
-        self._current: dict[PeerId, tuple[FrameStream, trio.CancelScope, trio.Event]] = {}
+        self._current: dict[PeerId, _Standing] = {}
         self._openers: dict[PeerId, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
+        # Each new stream replaces the last, and costs the engine a farewell and a welcome: not as often as a peer likes.
+        self._arrivals = Allowance(per_key=1, burst=20, total=1000)
         self.broken = 0  # streams ended by something that is no message of the protocol
         if serves is not None:
             host.handle(protocol, self._inbound)
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        async with self._host.events() as events, trio.open_nursery() as nursery:
-            self._nursery = nursery
-            for peer in self._host.connected():
-                self.check(peer)
-            async for event in events:
-                match event:
-                    case PeerConnected():
-                        self.check(event.peer)
-                    case PeerLost():
-                        self._stop_opening(event.peer)
+        try:
+            async with self._host.events() as events, trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for peer in self._host.connected():
+                    self.check(peer)
+                async for event in events:
+                    match event:
+                        case PeerConnected():
+                            self.check(event.peer)
+                        case PeerLost():
+                            self._stop_opening(event.peer)
+        finally:
+            self._nursery = None  # others may still ask us to `check` while the node ends
+            self._openers.clear()
 
     def check(self, peer: PeerId) -> None:
         """Something changed: open a session with this peer if it is needed, possible and not there."""
         if self._nursery is None or peer in self._openers or not self._needed(peer):
             return
         if peer in self._host.connected():
-            self._nursery.start_soon(self._keep_open, peer)
+            scope = self._openers[peer] = trio.CancelScope()
+            self._nursery.start_soon(self._keep_open, peer, scope)
 
     def stream(self, peer: PeerId) -> FrameStream | None:
         """The standing stream with this peer, if any."""
         current = self._current.get(peer)
-        return current[0] if current else None
+        return current.stream if current else None
 
     def drop(self, peer: PeerId) -> None:
         """End the session at once; if it is still needed it is opened anew."""
         if current := self._current.get(peer):
-            current[1].cancel()
+            current.scope.cancel()
 
     def _stop_opening(self, peer: PeerId) -> None:
-        if scope := self._openers.get(peer):
+        """The link is gone. A newer one may stand already: its opener does not wait until this one has cleared up."""
+        if scope := self._openers.pop(peer, None):
             scope.cancel()
 
-    async def _keep_open(self, peer: PeerId) -> None:
-        if peer in self._openers:
-            return
-        with trio.CancelScope() as scope:
-            self._openers[peer] = scope
-            try:
+    async def _keep_open(self, peer: PeerId, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
                 link = self._host.connected().get(peer)
-                if link is None:
-                    return
-                if link.inbound:
+                if link is not None and link.inbound:
                     await trio.sleep(ANSWERER_WAITS)
                 delay = FIRST_RETRY
                 while peer in self._host.connected() and self._needed(peer):
+                    began = trio.current_time()
                     if current := self._current.get(peer):
-                        await current[2].wait()
+                        await current.ended.wait()
                     else:
-                        began = trio.current_time()
-                        try:
-                            stream = await self._host.open_stream(peer, self._protocol)
-                        except LinkClosed as error:
-                            log.debug("stream not opened", protocol=self._protocol, error=str(error))
-                        else:
-                            await self._run(stream)
-                        if trio.current_time() - began > LAST_RETRY:
-                            delay = FIRST_RETRY
+                        await self._open(peer)
+                    if trio.current_time() - began > LAST_RETRY:
+                        delay = FIRST_RETRY
                     await trio.sleep(delay)
                     delay = min(2 * delay, LAST_RETRY)
-            finally:
-                if self._openers.get(peer) is scope:
-                    del self._openers[peer]
+        finally:
+            if self._openers.get(peer) is scope:
+                del self._openers[peer]
+
+    async def _open(self, peer: PeerId) -> None:
+        try:
+            stream = await self._host.open_stream(peer, self._protocol)
+        except LinkClosed as error:
+            log.debug("stream not opened", peer=to_text(peer), protocol=self._protocol, error=str(error))
+        else:
+            await self._run(stream)
 
     async def _inbound(self, stream: FrameStream) -> None:
         if self._serves is None or not self._serves(stream.peer):
             stream.reset()
-            return
-        await self._run(stream)
+        elif not self._arrivals.take(stream.peer):
+            log.info("too many streams", peer=to_text(stream.peer), protocol=self._protocol)
+            stream.reset()
+        else:
+            await self._run(stream)
 
     def _stands(self, new: FrameStream, old: FrameStream) -> bool:
         """Whether a new stream replaces the one that is there."""
@@ -133,27 +153,47 @@ class Sessions:
 
     async def _run(self, stream: FrameStream) -> None:
         peer = stream.peer
-        ended = trio.Event()
-        with trio.CancelScope() as scope:
-            while (old := self._current.get(peer)) is not None:
-                if not self._stands(stream, old[0]):
-                    stream.reset()
-                    if not stream.inbound:
-                        await old[2].wait()  # do not open again while the other one stands
-                    return
-                old[1].cancel()
-                await old[2].wait()
-            self._current[peer] = (stream, scope, ended)
-            try:
-                await self._session(stream)
-                await stream.aclose()
-            except LinkClosed:
-                pass
-            except PeerProtocolError as error:
-                self.broken += 1
-                log.warning("peer broke the protocol; its stream ends", protocol=self._protocol, error=str(error))
-            finally:
-                stream.reset()
-                if self._current.get(peer, (None,))[0] is stream:
-                    del self._current[peer]
-                ended.set()
+        mine = _Standing(stream)
+        try:
+            with mine.scope:
+                while (old := self._current.get(peer)) is not None:
+                    if not self._stands(stream, old.stream):
+                        stream.reset()
+                        if not stream.inbound:
+                            await old.ended.wait()  # do not open again while the other one stands
+                        return
+                    old.scope.cancel()
+                    await old.ended.wait()
+                self._current[peer] = mine
+                await self._supervise(stream)
+        finally:
+            stream.reset()
+            if self._current.get(peer) is mine:
+                del self._current[peer]
+            mine.ended.set()
+
+    async def _supervise(self, stream: FrameStream) -> None:
+        """Run the session; what it raises ends this stream only, whoever opened it (LIBP2P.md B3)."""
+        who = {"peer": to_text(stream.peer), "protocol": self._protocol}
+        counters = self._host.counters
+        try:
+            await self._session(stream)
+            await stream.aclose()
+        except* LinkClosed:
+            pass
+        except* PeerProtocolError as group:
+            self.broken += 1
+            counters.bad_messages += not stream.bad_frames
+            reason = printable(str(next(_leaves(group))))
+            log.warning("peer broke the protocol; its stream ends", reason=reason, **who)
+        except* Exception as group:
+            counters.handler_errors += 1
+            log.error("a session met a bug; its stream ends", exc_info=group, **who)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

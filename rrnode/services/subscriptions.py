@@ -44,24 +44,31 @@ from protocols.wire.subscribe import (
 )
 from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, Host
-from rrnode.services.limits import Allowance
+from rrnode.host.peer_text import to_text
+from rrnode.services.limits import Allowance, printable
 from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
 Tell = Callable[[RoutingEvent], None]
 
+MOST_ANSWERS = 16  # to requests of one subscriber, not yet written; beyond it we read no further request
+FIRST_REPEAT = 0.5  # seconds before subscriptions that were refused are asked for again; doubles
+LAST_REPEAT = 30.0
+MOST_ASKED = 1024  # requests that a server has not answered; then it never will
+
 
 class _Subscriber:
     """What waits for one subscriber: control answers first, then offers."""
 
-    __slots__ = ("answers", "offers", "stream", "wake")
+    __slots__ = ("answers", "offers", "stream", "wake", "written")
 
     def __init__(self, stream: FrameStream) -> None:
         self.stream = stream
         self.answers: list[Accepted | Refused | Answer] = []  # one per request, and requests are read one by one
         self.offers = OfferQueue()
         self.wake = trio.Event()
+        self.written = trio.Event()  # the writer has taken the answers that waited
 
 
 class SubscriptionServer:
@@ -73,6 +80,7 @@ class SubscriptionServer:
         answer: the best quotes for these hashes now, priced for this peer.
         now: unix time.
         most: subscribers at once; one more is told so.
+        is_neighbour: whether there is a channel with this peer; a stranger is told so and takes nobody's place.
     """
 
     def __init__(
@@ -83,10 +91,13 @@ class SubscriptionServer:
         answer: Callable[[PeerId, tuple[PaymentHash, ...], UnixTime], tuple[RoutingMessage, ...]],
         now: Callable[[], UnixTime],
         most: int,
+        is_neighbour: Callable[[PeerId], bool] = lambda peer: True,
     ) -> None:
         self._tell, self._answer, self._now, self._most = tell, answer, now, most
+        self._is_neighbour = is_neighbour
         self._subscribers: dict[PeerId, _Subscriber] = {}
         self._queries = Allowance(per_key=5, burst=20, total=2000)
+        self._arrivals = Allowance(per_key=1, burst=20, total=1000)
         host.handle(PROTOCOL, self._serve)
 
     def __len__(self) -> int:
@@ -108,6 +119,12 @@ class SubscriptionServer:
 
     async def _serve(self, stream: FrameStream) -> None:
         peer = stream.peer
+        if not self._arrivals.take(peer):
+            stream.reset()
+            return
+        if not self._is_neighbour(peer):
+            await stream.send(CODEC.encode(Stop(RefusalCode.NO_CHANNEL, "subscriptions are for channel neighbours")))
+            return
         if len(self._subscribers) >= self._most and peer not in self._subscribers:
             await stream.send(CODEC.encode(Stop(RefusalCode.TOO_FAST, "this server has all the clients it can serve")))
             return
@@ -130,9 +147,6 @@ class SubscriptionServer:
         while True:
             message = CODEC.decode(await subscriber.stream.receive())
             now = self._now()
-            while len(subscriber.answers) > MAX_FILTERS:  # it asks without reading what it is told
-                subscriber.wake.set()
-                await subscriber.stream.flush()
             match message:
                 case Subscribe():
                     self._tell(
@@ -166,6 +180,8 @@ class SubscriptionServer:
                     raise PeerProtocolError(f"{type(message).__name__} from a subscriber")
             subscriber.wake.set()
             await trio.lowlevel.checkpoint()
+            while len(subscriber.answers) >= MOST_ANSWERS:  # it asks without reading what it is told
+                await subscriber.written.wait()
 
     def _query(self, subscriber: _Subscriber, message: Query, now: UnixTime) -> None:
         peer = subscriber.stream.peer
@@ -183,6 +199,8 @@ class SubscriptionServer:
         while True:
             subscriber.wake = wake = trio.Event()
             answers, subscriber.answers = subscriber.answers, []
+            subscriber.written.set()
+            subscriber.written = trio.Event()
             for answer in answers:
                 await stream.send(CODEC.encode(answer))
             offers = subscriber.offers.take(self._now())
@@ -192,6 +210,22 @@ class SubscriptionServer:
                 await stream.flush()
             else:
                 await wake.wait()
+
+
+class _Held:
+    """Our stream to one server.
+
+    Attributes:
+        asked: requests that are not answered yet.
+        refused: something was refused: the whole list shall be repeated.
+    """
+
+    __slots__ = ("asked", "refused", "stream")
+
+    def __init__(self, stream: FrameStream) -> None:
+        self.stream = stream
+        self.asked: dict[int, None] = {}
+        self.refused = trio.Event()
 
 
 class SubscriptionClient:
@@ -210,7 +244,7 @@ class SubscriptionClient:
         self._tell, self._now = tell, now
         self._wanted: dict[PaymentHash, UnixTime] = {}
         self._requests = count(1)
-        self._held: dict[PeerId, FrameStream] = {}
+        self._held: dict[PeerId, _Held] = {}
         self.refusals: dict[PeerId, str] = {}
         self.sessions = Sessions(host=host, protocol=PROTOCOL, session=self._session, needed=is_server, serves=None)
 
@@ -221,49 +255,91 @@ class SubscriptionClient:
     def want(self, payment_hash: PaymentHash, until: UnixTime) -> None:
         """Subscribe to this hash everywhere, now and after every reconnect."""
         self._wanted[payment_hash] = until
-        self._say(self._subscribe((payment_hash,), until))
+        for held in tuple(self._held.values()):
+            self._say(held, self._subscribe((payment_hash,), until))
 
     def forget(self, payment_hash: PaymentHash) -> None:
         """End the subscription everywhere."""
         if self._wanted.pop(payment_hash, None) is not None:
-            self._say(Unsubscribe(next(self._requests), (payment_hash,), ()))
+            for held in tuple(self._held.values()):
+                self._say(held, Unsubscribe(self._number(), (payment_hash,), ()))
 
     def servers(self) -> int:
         """How many servers hold our subscriptions now."""
         return len(self._held)
 
-    def _say(self, message: Subscribe | Unsubscribe) -> None:
-        for stream in tuple(self._held.values()):
-            try:
-                stream.send_nowait(CODEC.encode(message))
-            except (LinkClosed, trio.WouldBlock):
-                stream.reset()  # opened anew, the whole list is repeated
+    def _number(self) -> int:
+        return next(self._requests) & 0xFFFF_FFFF
 
     def _subscribe(self, hashes: tuple[PaymentHash, ...], until: UnixTime) -> Subscribe:
-        return Subscribe(next(self._requests), hashes, (), max(1, until - self._now()))
+        return Subscribe(self._number(), hashes, (), min(MAX_SECONDS, max(1, until - self._now())))
 
-    async def _session(self, stream: FrameStream) -> None:
+    def _say(self, held: _Held, message: Subscribe | Unsubscribe) -> None:
+        try:
+            held.stream.send_nowait(CODEC.encode(message))
+        except (LinkClosed, trio.WouldBlock):
+            held.stream.reset()  # opened anew, the whole list is repeated
+        held.asked[message.request] = None
+        if len(held.asked) > MOST_ASKED:
+            held.stream.reset()
+
+    def _say_all(self, held: _Held) -> None:
         now = self._now()
         self._wanted = {each: until for each, until in self._wanted.items() if until > now}
         waiting = iter(self._wanted)
         while hashes := tuple(islice(waiting, MAX_FILTERS)):
-            until = max(self._wanted[each] for each in hashes)
-            await stream.send(CODEC.encode(self._subscribe(hashes, until)))
-        self._held[stream.peer] = stream
+            self._say(held, self._subscribe(hashes, max(self._wanted[each] for each in hashes)))
+
+    async def _session(self, stream: FrameStream) -> None:
+        held = _Held(stream)
+        self._held[stream.peer] = held
+        self._say_all(held)
         try:
-            while True:
-                match CODEC.decode(await stream.receive()):
-                    case Offers(offers=offers) | Answer(offers=offers):
-                        if offers:
-                            self._tell(BundleReceived(neighbour=stream.peer, offers=offers, now=self._now()))
-                            await trio.lowlevel.checkpoint()
-                    case Accepted():
-                        self.refusals.pop(stream.peer, None)
-                    case Refused(reason=reason) | Stop(reason=reason):
-                        self.refusals[stream.peer] = reason
-                        log.warning("a routing server refused a subscription", reason=reason)
-                    case other:
-                        raise PeerProtocolError(f"{type(other).__name__} from a routing server")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._repeat, held)
+                await self._read(held)
+                nursery.cancel_scope.cancel()
         finally:
-            if self._held.get(stream.peer) is stream:
+            if self._held.get(stream.peer) is held:
                 del self._held[stream.peer]
+
+    async def _repeat(self, held: _Held) -> None:
+        """A server refuses while it takes us for a stranger (our channel is not re-established yet) or for too eager:
+        ask again, later each time. To ask for what is held already only renews it."""
+        delay = FIRST_REPEAT
+        while True:
+            await held.refused.wait()
+            await trio.sleep(delay)
+            delay = min(2 * delay, LAST_REPEAT)
+            held.refused = trio.Event()
+            self._say_all(held)
+
+    async def _read(self, held: _Held) -> None:
+        stream = held.stream
+        while True:
+            match CODEC.decode(await stream.receive()):
+                case Offers(offers=offers):
+                    self._tell(BundleReceived(neighbour=stream.peer, offers=offers, now=self._now()))
+                    await trio.lowlevel.checkpoint()
+                case Accepted(request=request):
+                    self._answered(held, request)
+                    self.refusals.pop(stream.peer, None)
+                case Refused(request=request, reason=reason):
+                    self._answered(held, request)
+                    self._refused(stream.peer, reason)
+                    held.refused.set()
+                case Stop(reason=reason):
+                    self._refused(stream.peer, reason)
+                    return
+                case other:
+                    raise PeerProtocolError(f"{type(other).__name__} from a routing server")
+
+    def _answered(self, held: _Held, request: int) -> None:
+        if request not in held.asked:
+            raise PeerProtocolError(f"an answer to request {request}, which is not open")
+        del held.asked[request]
+
+    def _refused(self, peer: PeerId, reason: str) -> None:
+        if peer not in self.refusals:
+            log.warning("a routing server refused a subscription", peer=to_text(peer), reason=printable(reason))
+        self.refusals[peer] = printable(reason)
