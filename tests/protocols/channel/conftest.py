@@ -38,6 +38,7 @@ from protocols.channel.events import (
     TipChanged,
     TxConfirmed,
 )
+from protocols.channel.force import context
 from protocols.channel.state import Balances, Channel, Phase, balances
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PaymentHash, PeerId, Preimage, Txid
@@ -279,10 +280,14 @@ def seen(channel: Channel) -> dict[tuple[bool, int], tuple[Any, ...]]:
 
 
 def holds_signatures(node: Node) -> None:
-    """Our commitment can be published: the signatures on disk are for exactly the state on disk."""
+    """Our commitment can be published: the signatures held are for exactly this state; and theirs can be recognised."""
     built = build_ours(node.now, node.keys, node.now.our_number)
     assert commitment.verify(built, node.now.their_signature)
     assert htlc.verify_htlcs(built, node.now.their_htlc_signatures)
+    known = context(node.now, node.env)
+    signed = [each for each in (node.now.their_commitment, node.now.their_unrevoked) if each is not None]
+    rebuilt = [commitment.build(known.their_params, each.spec, each.point).txid for each in known.theirs]
+    assert rebuilt == [each.txid for each in signed]  # what resolving a close of theirs goes by
 
 
 def request(capacity: Sat = CAPACITY, push: Msat = PUSH) -> OpenRequested:

@@ -27,6 +27,7 @@ from protocols.channel.events import (
     TipChanged,
     WatchOutpoint,
 )
+from protocols.channel.force import context
 from protocols.channel.state import Phase, Stage
 from protocols.onchain.htlc import htlc_transaction, sign_htlcs
 from protocols.onchain.tx import parse, txid_of
@@ -326,7 +327,9 @@ def test_a_failure_that_comes_after_the_close_is_noted_and_told_to_nobody(kit: A
 def test_a_preimage_on_a_lost_channel_is_kept(kit: Any, opened: Any) -> None:
     bob = opened.bob
     told = committed(opened, kit)
+    assert context(bob.now, bob.env).may_publish
     bob.channel = replace(bob.now, phase=Phase.LOST)
+    assert not context(bob.now, bob.env).may_publish
     assert bob.ask(settle(told, kit)) == [StoreChannel(channel=bob.now)]
     assert not of(Publish, bob.ask(TipChanged()))
 

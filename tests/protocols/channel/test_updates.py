@@ -435,6 +435,32 @@ def test_htlcs_both_ways_at_once(kit: Any, opened: Any) -> None:
     opened.agree()
 
 
+def test_a_failed_htlc_can_be_spent_again_as_soon_as_it_left_our_own_commitments(kit: Any, opened: Any) -> None:
+    alice, bob = opened.alice, opened.bob
+    told = committed(opened, kit, 1, 580_000_000)
+    assert spendable(alice.now) == 0
+    bob.batch(fail(told))
+    opened.deliver(bob)
+    assert alice.now.htlcs[0].stage == Stage.REMOVE_ACK_SIGNED
+    assert spendable(alice.now) == 580_000_000
+    alice.batch(kit.offer(alice.now, 2, 580_000_000))
+    opened.quiet()
+    assert (len(bob.received()), alice.balances.offered) == (2, 580_000_000)
+    opened.agree()
+
+
+def test_what_is_settled_can_be_spent_under_the_same_signature(kit: Any, opened: Any) -> None:
+    alice, bob = opened.alice, opened.bob
+    told = committed(opened, kit, 1, 300_000_000)
+    assert spendable(bob.now) == 380_000_000
+    bob.batch(settle(told, kit), kit.offer(bob.now, 2, 680_000_000))
+    assert spendable(bob.now) == 0
+    opened.quiet()
+    assert bob.balances.offered == 680_000_000
+    assert alice.balances.ours == 300_000_000
+    opened.agree()
+
+
 # --- what is kept of revoked states ----------------------------------------------------------------------------------
 
 
