@@ -42,6 +42,7 @@ from protocols.units import AssetId, Msat, Sat, floor_to_sat, to_msat
 from protocols.wire.channel import AcceptChannel, Error, FundingCreated, OpenChannel, Warn
 
 ALL_CHANNELS = ChannelId(bytes(32))  # BOLT 1: an error for the peer, not for one channel
+_UNCONFIRMED = BEFORE_FUNDING | {Phase.CONFIRMING}
 SMALLEST_OUTPUT = Sat(330)  # no HTLC below it can ever be an output, whatever dust limits were agreed (BOLT 3)
 
 
@@ -255,6 +256,8 @@ class Book:
             problem = "no room for another channel here"
         elif sum(channel.peer == event.peer for channel in live) >= self._config.max_channels_per_peer:
             problem = "there are too many channels between us already"
+        elif sum(_costs_nothing(channel, event.peer) for channel in live) >= self._config.max_opening_per_peer:
+            problem = "too many of your channels are not confirmed yet"
         else:
             return None
         return SendMessage(peer=event.peer, message=Error(named, problem))
@@ -321,6 +324,11 @@ class Book:
                 key = effect.txid if isinstance(effect, WatchTx) else effect.outpoint
                 self._watched.setdefault(key, {})[channel.channel_id] = None
                 self._watches.setdefault(channel.channel_id, {})[key] = None
+
+
+def _costs_nothing(channel: Channel, peer: PeerId) -> bool:
+    """Whether this peer opens the channel and has nothing confirmed in it."""
+    return channel.peer == peer and not channel.we_fund and channel.phase in _UNCONFIRMED
 
 
 def _is_guarded(channel: Channel) -> bool:

@@ -91,11 +91,18 @@ class Carrying:
         downstream = forward.downstream
         if downstream is None:
             raise MisuseError("an outgoing HTLC without a neighbour")
+        amount = forward.outgoing_amount
         forward = replace(forward, outgoing=None, outgoing_amount=Msat(0), tried=(*forward.tried, downstream))
         self._desk.ledger.keep_forward(forward)
         self._desk.out += [
             StoreForward(forward=forward),
-            OfferUsed(payment_hash=forward.payment_hash, downstream=downstream, paid=False),
+            OfferUsed(
+                payment_hash=forward.payment_hash,
+                downstream=downstream,
+                paid=False,
+                amount=amount,
+                upstream=forward.upstream,
+            ),
         ]
         self._look_again(forward, facts)
 
@@ -112,7 +119,13 @@ class Carrying:
         self._desk.out.append(StoreForward(forward=forward))
         if forward.downstream is not None:
             self._desk.out.append(
-                OfferUsed(payment_hash=forward.payment_hash, downstream=forward.downstream, paid=True)
+                OfferUsed(
+                    payment_hash=forward.payment_hash,
+                    downstream=forward.downstream,
+                    paid=True,
+                    amount=forward.outgoing_amount,
+                    upstream=forward.upstream,
+                )
             )
         self._desk.ledger.keep_forward(forward)
         if not self._desk.holds(forward.incoming):

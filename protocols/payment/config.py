@@ -20,6 +20,7 @@ class EngineConfig:
     chain_reserve: confirmed satoshi that must be there per live channel before an HTLC is offered or taken (DESIGN 6).
     max_channels: channels that live at once; each costs memory, disk and a look per block.
     max_channels_per_peer: likewise of one peer, so that one peer cannot use up `max_channels`.
+    max_opening_per_peer: of these, channels that a peer opens and has not got confirmed: they cost it nothing yet.
     max_payments: payments of ours under way at once.
     max_promises: payments that we wait for at once; strangers' initializations make promises, too.
     history: ended payments and promises kept in memory for readers; the disk keeps all.
@@ -33,6 +34,7 @@ class EngineConfig:
     chain_reserve: Sat = Sat(10_000)
     max_channels: int = 1000
     max_channels_per_peer: int = 32
+    max_opening_per_peer: int = 4
     max_payments: int = 1000
     max_promises: int = 10_000
     history: int = 1000

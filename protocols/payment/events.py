@@ -257,11 +257,18 @@ class NeighbourLiquidity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferUsed:
-    """For the routing engine's record of neighbours: an HTLC that used an offer of `downstream` ended."""
+    """For the routing engine: an HTLC that used an offer of `downstream` ended.
+
+    Attributes:
+        amount: what was locked: the price of the offer.
+        upstream: whose HTLC it carried on; None when we are the payer.
+    """
 
     payment_hash: PaymentHash
     downstream: PeerId
     paid: bool
+    amount: Msat = Msat(0)
+    upstream: PeerId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ class Ledger:
         history: how many ended payments, and promises, are kept for readers.
 
     Attributes:
-        settled: hashes whose preimage was released by us or to us as payer.
+        settled: hashes whose preimage was released by us or to us as payer. It only grows, by some 100 bytes for each
+            payment that we ever made or took ourselves; what only passed through is not in it.
         settling: per channel, forwards whose incoming HTLC was settled and has not left the channel.
         paying: payments under way. waiting: promises not yet claimed or expired.
     """

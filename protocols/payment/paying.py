@@ -26,6 +26,7 @@ from protocols.units import BlockHeight, Msat
 from protocols.wire.channel import FailureCode
 
 PAY = b"pay"  # what the reference of a payer's FindOffers begins with; the hash follows
+_AGAIN = b"again"  # and this, where an earlier HTLC came back
 
 
 class Paying:
@@ -81,10 +82,10 @@ class Paying:
         if payment is not None and payment.phase is PayPhase.COLLECTING:
             self._ask(payment)
 
-    def _ask(self, payment: Payment) -> None:
+    def _ask(self, payment: Payment, *, again: bool = False) -> None:
         self._desk.out.append(
             FindOffers(
-                reference=PAY + payment.payment_hash,
+                reference=PAY + payment.payment_hash + (_AGAIN if again else b""),
                 payment_hash=payment.payment_hash,
                 upstream=None,
                 asset=payment.ceiling.asset,
@@ -103,8 +104,12 @@ class Paying:
             self._desk.out.append(RequestRefused(payment_hash=order.payment_hash, reason=reason))
 
     def offers(self, found: OffersFound, facts: Facts) -> None:
-        """The answer to our question: lock the cheapest offer that can be locked, or end the payment."""
-        payment = self._desk.ledger.payments.get(PaymentHash(found.reference[len(PAY) :]))
+        """The answer to our question: lock the cheapest offer that can be locked, or end the payment.
+
+        After an HTLC that came back nothing ends at once: `LockRequested` or `PayAbandoned` decides (R9).
+        """
+        reference = found.reference[len(PAY) :]
+        payment = self._desk.ledger.payments.get(PaymentHash(reference[:32]))
         if payment is None or payment.phase is not PayPhase.COLLECTING:
             return
         if payment.expiry <= facts.now:
@@ -128,22 +133,28 @@ class Paying:
             )
             self._keep(replace(payment, phase=PayPhase.LOCKED, attempts=(*payment.attempts, attempt)))
             return
+        if may_try and reference.endswith(_AGAIN) and len(reference) > 32:
+            return  # whoever failed may quote anew, and dearer: the payer waits again, and says when it is satisfied
         self._end(payment, payer.why_nothing(payment, choice, refusals), facts)
 
     def came_back(self, payment: Payment, code: FailureCode) -> None:
-        """The locked HTLC is irrevocably gone (R10): collect again, with what stands."""
+        """The locked HTLC is irrevocably gone (R10): lock to what stands, or collect offers again."""
         *earlier, last = payment.attempts
         payment = replace(payment, phase=PayPhase.COLLECTING, attempts=(*earlier, replace(last, failure=code)))
         self._keep(payment)
-        self._desk.out.append(OfferUsed(payment_hash=payment.payment_hash, downstream=last.neighbour, paid=False))
-        self._ask(payment)
+        self._desk.out.append(
+            OfferUsed(payment_hash=payment.payment_hash, downstream=last.neighbour, paid=False, amount=last.amount)
+        )
+        self._ask(payment, again=True)
 
     def paid(self, payment: Payment, told: HtlcFulfilled, facts: Facts) -> None:
         """The preimage came: the receipt, where the secret is the payee's."""
         paid = replace(payment, phase=PayPhase.PAID, preimage=told.preimage, ended=facts.now)
         self._keep(paid)
-        downstream = paid.attempts[-1].neighbour
-        self._desk.out.append(OfferUsed(payment_hash=paid.payment_hash, downstream=downstream, paid=True))
+        last = paid.attempts[-1]
+        self._desk.out.append(
+            OfferUsed(payment_hash=paid.payment_hash, downstream=last.neighbour, paid=True, amount=last.amount)
+        )
 
     def _end(self, payment: Payment, reason: str, facts: Facts) -> None:
         self._keep(replace(payment, phase=PayPhase.FAILED, ended=facts.now, reason=reason))

@@ -180,6 +180,7 @@ class Node:
         self.draws = 0
         self.reserve: int | None = 10_000_000
         self.batches = 0
+        self.journal: list[tuple[Any, Facts, list[Effect]]] | None = None  # a list: every event, facts and effects
         self.crash = ""  # "before" or "after" the commit ...
         self.crash_at = 0  # ... of this batch, or of the first after it
         self.done: list[Effect] = []
@@ -214,7 +215,7 @@ class Node:
         """Handle events as the runtime does; gives all effects. Raises WentDown if the node was told to crash."""
         effects: list[Effect] = []
         for event in (*events, Flush()):
-            self._unfold(self.money.handle(event, self.facts()), effects)
+            self._unfold(self._handle(event), effects)
         self._finish(effects)
         return effects
 
@@ -230,13 +231,20 @@ class Node:
         self.batch(ChainReserveChanged(confirmed_sat=self.reserve))
         return effects
 
+    def _handle(self, event: Any) -> list[Effect]:
+        facts = self.facts()
+        effects = self.money.handle(event, facts)
+        if self.journal is not None:
+            self.journal.append((event, facts, list(effects)))
+        return effects
+
     def _unfold(self, given: Iterable[Effect], effects: list[Effect]) -> None:
         queue = deque(given)
         while queue:
             effect = queue.popleft()
             if isinstance(effect, FindOffers):
                 found = OffersFound(reference=effect.reference, offers=self.find(effect))
-                queue.extendleft(reversed(self.money.handle(found, self.facts())))
+                queue.extendleft(reversed(self._handle(found)))
             else:
                 effects.append(effect)
 

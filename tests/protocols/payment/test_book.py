@@ -213,13 +213,16 @@ def test_a_new_channel_under_a_known_id_is_not_taken(kit, recorded):
     ("named", "config", "text"),
     [
         ("a1", {}, "this temporary_channel_id is in use"),
-        ("new", {"max_channels": 3}, "no room for another channel here"),
-        ("new", {"max_channels_per_peer": 1}, "there are too many channels between us already"),
+        ("new", {"max_channels": 4}, "no room for another channel here"),
+        ("new", {"max_channels_per_peer": 2}, "there are too many channels between us already"),
+        ("new", {"max_opening_per_peer": 1}, "too many of your channels are not confirmed yet"),
     ],
 )
 def test_an_open_channel_is_refused_before_anything_is_made_for_it(kit, named, config, text):
-    channels = (kit.channel("a1", of="a"), kit.channel("a2", of="a"), kit.channel("b"))
-    desk = kit.Desk(*channels, config=EngineConfig(**config))
+    opening = kit.channel("b2", of="b", phase=Phase.CONFIRMING, we_fund=False)
+    desk = kit.Desk(
+        kit.channel("a1", of="a"), kit.channel("a2", of="a"), kit.channel("b"), opening, config=EngineConfig(**config)
+    )
     rules = desk.engine._book._rules = Recorder()
     effects = desk.do(MessageReceived(peer=kit.peer("b"), message=open_channel(kit.channel_id(named)), key_index=1))
     assert effects == [SendMessage(peer=kit.peer("b"), message=Error(kit.channel_id(named), text))]

@@ -224,6 +224,13 @@ def test_no_other_offer_is_tried_for_an_incoming_htlc_that_is_gone(kit, desk):
     ]
 
 
+def test_a_failure_for_an_incoming_channel_that_is_forgotten_ends_the_forward(kit, desk):
+    carried(kit, desk, kit.offer("near", OUT, quote=IN))
+    again = kit.Desk(desk.channel("near"), forwards=desk.engine.forwards())
+    assert again.failed("near")[-1] == DropForward(incoming=kit.ref("up"), earned=Msat(0))
+    assert again.engine.forwards() == ()
+
+
 def test_a_claim_after_the_incoming_htlc_ended_raises_an_alarm(kit, desk):
     carried(kit, desk, kit.offer("near", OUT, quote=IN))
     gone = replace(desk.channel("up"), htlcs=())
