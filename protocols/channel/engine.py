@@ -445,7 +445,7 @@ LEGAL: Mapping[Phase, Mapping[type, Handler]] = MappingProxyType(
             TipChanged: _tip_confirming,
         },
         Phase.OPEN: {**_FUNDED, **_UPDATES, OfferHtlc: updates.offer},
-        Phase.SHUTTING: {**_FUNDED, **_UPDATES},
+        Phase.SHUTTING: {**_FUNDED, **_UPDATES, ChannelReady: opening.ready_received},
         Phase.CLOSING: {
             **_FUNDED,
             ClosingComplete: closing.complete_received,

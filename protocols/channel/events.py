@@ -87,7 +87,10 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferHtlc:
-    """Add an HTLC that we offer. Answered at once by `HtlcOffered` or `HtlcRefused`, which repeat `reference`."""
+    """Add an HTLC that we offer. Answered at once by `HtlcOffered` or `HtlcRefused`, which repeat `reference`.
+
+    One that no signature covers when the link is lost has failed (`HtlcFailed`); its id may then be used again.
+    """
 
     channel_id: ChannelId
     reference: bytes
@@ -338,7 +341,7 @@ class HtlcRefused:
 class HtlcReceived:
     """An HTLC of theirs is irrevocably committed on both sides: forward it, settle it or fail it.
 
-    Told again after a restart or reconnect while it is neither settled nor failed by us.
+    Told again after a restart (`engine.resume`) while it is neither settled nor failed by us.
     """
 
     channel_id: ChannelId

@@ -252,6 +252,8 @@ def add_received(channel: Channel, message: UpdateAddHtlc, env: Env) -> Step:
 
 def _fault_in_add(channel: Channel, message: UpdateAddHtlc) -> str:
     terms, amount = channel.our_terms, message.amount_msat
+    if not (channel.ready_sent and channel.ready_received):
+        return "update_add_htlc before channel_ready"
     if channel.their_shutdown is not None:
         return "update_add_htlc after its shutdown"
     if message.id != channel.their_next_id:

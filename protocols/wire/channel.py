@@ -129,6 +129,10 @@ class RevokeAndAck(Message, frozen=True, tag=9):
 
 
 class ChannelReestablish(Message, frozen=True, tag=10):
+    """First message on each channel after a reconnect. Beyond BOLT 2: `next_commitment_number` 0 is a funder that sent
+    funding_created and has no funding_signed; the fundee repeats it, or answers with an Error when it knows no such channel.
+    """
+
     channel_id: Bytes32
     next_commitment_number: U63
     next_revocation_number: U63

@@ -338,3 +338,38 @@ def test_closing_twice_and_shutdown_twice_change_nothing(kit: Any, opened: Any) 
     assert alice.ask(close(alice)) == []
     opened.quiet()
     assert bob.ask(opened.event(bob, Shutdown(alice.now.channel_id, alice.now.our_terms.shutdown_script))) == []
+
+
+def confirming(kit: Any, pair: Any) -> Any:
+    """Both wait for confirmations; Alice has seen them and said channel_ready."""
+    pair.connected = True
+    pair.alice.batch(kit.request())
+    pair.quiet()
+    pair.fund()
+    pair.quiet()
+    pair.confirm()
+    return pair
+
+
+def test_a_close_that_crosses_the_other_sides_channel_ready_still_takes_its_htlc(kit: Any, pair: Any) -> None:
+    """Bob is open as soon as he has Alice's channel_ready, and may use the channel before he hears of her shutdown."""
+    alice, bob = confirming(kit, pair).alice, pair.bob
+    pair.deliver(alice)
+    assert bob.now.phase is Phase.OPEN
+    bob.batch(kit.offer(bob.now, 1))
+    alice.batch(close(alice))
+    pair.quiet()
+    (told,) = alice.received()
+    assert (alice.now.phase, bob.now.phase) == (Phase.SHUTTING, Phase.SHUTTING)
+    alice.batch(FailHtlc(channel_id=told.channel_id, htlc_id=0, code=FailureCode.CHANNEL_CLOSING))
+    pair.quiet()
+    assert (alice.now.phase, bob.now.phase) == (Phase.CLOSING, Phase.CLOSING)
+    pair.agree()
+
+
+def test_an_htlc_before_channel_ready_fails_the_channel_though_it_is_closing(kit: Any, pair: Any) -> None:
+    alice = confirming(kit, pair).alice
+    alice.batch(close(alice))
+    alice.ask(pair.event(alice, UpdateAddHtlc(alice.now.channel_id, 0, 1_000_000, kit.hash_of(1), 1100)))
+    assert alice.now.phase is Phase.FORCED
+    assert "before channel_ready" in alice.now.failure
