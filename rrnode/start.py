@@ -11,9 +11,7 @@ import structlog
 import trio
 
 from protocols.units import UnixTime
-from rrnode.chain.base import ChainBackend
-from rrnode.chain.bitcoind import BitcoindChain
-from rrnode.chain.kernel import KernelChain
+from rrnode.chain.configured import backend_of
 from rrnode.config import Settings
 from rrnode.control.server import serve_control
 from rrnode.guard import Keeper
@@ -30,22 +28,6 @@ log = structlog.get_logger(__name__)
 
 AGENT = f"rrnode/{VERSION}"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def backend_of(settings: Settings) -> ChainBackend:
-    """The chain backend that the settings name."""
-    chain = settings.chain
-    if chain.kind == "kernel":
-        return KernelChain(settings.data_dir / "chain", mine_every=chain.mine_every or None)
-    return BitcoindChain(
-        settings.rpc_url,
-        network=settings.network,
-        cookie=settings.cookie_file,
-        user=chain.user or None,
-        password=chain.password or None,
-        zmq=chain.zmq or None,
-        poll_every=chain.poll_seconds,
-    )
 
 
 def host_of(settings: Settings, keys: KeyTree) -> Host:

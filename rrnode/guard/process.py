@@ -52,7 +52,7 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a guard works with; tests bring their own.
+    """What a guard works with once it must act; tests bring their own.
 
     Attributes:
         backend: makes the chain backend; it is opened only while the guard stands in.
@@ -60,7 +60,6 @@ class Parts:
         clock: seconds since 1970.
     """
 
-    settings: "Settings"
     keys: "KeyTree"
     backend: Callable[[], "ChainBackend"]
     sender: Callable[["ChainBackend", "Wallet"], Sender]
@@ -68,14 +67,26 @@ class Parts:
 
 
 class Guard:
-    """Watches over the deadlines of one data directory. Use `run`."""
+    """Watches over the deadlines of one data directory. Use `run`.
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._settings, self._data_dir = parts.settings, parts.settings.data_dir
+    Args:
+        settings: of the node.
+        parts: made when they are needed: while all is well a guard is half as large without them.
+    """
+
+    def __init__(self, settings: "Settings", parts: Callable[[], Parts]) -> None:
+        self._settings, self._data_dir = settings, settings.data_dir
+        self._make_parts = parts
+        self._made: Parts | None = None
         self._beat: Heartbeat | None = None
         self._beat_seen = 0.0
         self.standing_in = False
+
+    @property
+    def _parts(self) -> Parts:
+        if self._made is None:
+            self._made = self._make_parts()
+        return self._made
 
     async def run(self) -> None:
         """Serve until nothing is at stake any more and no node runs, or the data directory is gone.
@@ -283,16 +294,21 @@ async def run(settings: "Settings") -> None:
     """Watch over one data directory: what `rrnode guard` does.
 
     Raises:
-        UserError: no seed, another guard is there already, or the chain lives inside the node and dies with it.
+        UserError: another guard is there already, there is no seed when it is needed, or the chain lives inside the
+            node and dies with it.
     """
-    from rrnode.chain.broadcaster import Broadcaster
-    from rrnode.keys import KeyTree, SeedFile
-    from rrnode.start import backend_of
-
     if settings.chain.kind == "kernel":
         raise UserError("the embedded chain lives in the node and ends with it: there is nothing to watch over")
-    keys = KeyTree(SeedFile(settings.data_dir).read(), settings.network)
-    guard = Guard(Parts(settings=settings, keys=keys, backend=lambda: backend_of(settings), sender=Broadcaster))
+
+    def parts() -> Parts:
+        from rrnode.chain.broadcaster import Broadcaster
+        from rrnode.chain.configured import backend_of
+        from rrnode.keys import KeyTree, SeedFile
+
+        keys = KeyTree(SeedFile(settings.data_dir).read(), settings.network)
+        return Parts(keys=keys, backend=lambda: backend_of(settings), sender=Broadcaster)
+
+    guard = Guard(settings, parts)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
 

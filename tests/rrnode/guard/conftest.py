@@ -320,7 +320,7 @@ class Pair:
 
     def guard_of(self, side: Side) -> Guard:
         """The guard over one side's data directory, on the same chain."""
-        return Guard(Parts(settings=side.settings, keys=side.keys, backend=lambda: self.chain, sender=Broadcaster))
+        return Guard(side.settings, lambda: Parts(keys=side.keys, backend=lambda: self.chain, sender=Broadcaster))
 
 
 @pytest.fixture
