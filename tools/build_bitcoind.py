@@ -48,6 +48,7 @@ _OPTIONS = (
     "-DWITH_ZMQ=ON",
     "-DINSTALL_MAN=OFF",
 )
+_ABANDONED_AFTER = 24 * 3600  # seconds
 _TARGETS = ("bitcoind", "bitcoin-cli")
 _PROGRESS = re.compile(r"^\[\s*(?:(\d+)%|(\d+)/(\d+))\]")
 
@@ -195,6 +196,9 @@ def build(jobs: int) -> Path:
             f"missing: {' '.join(missing)}\ninstall with: apt-get install {' '.join(missing)}  (as root; Debian's names)"
         )
     cache_dir().mkdir(parents=True, exist_ok=True)
+    for left in cache_dir().glob("build-*"):  # of a build that was killed
+        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=cache_dir()) as temporary:
         work = Path(temporary)
         tree, bin_directory = _fetch_source(work)

@@ -69,6 +69,14 @@ def test_a_child_pays_what_its_coins_can_and_is_not_built_below_the_least(kit):
     assert bumping.build_child(parent, 1, (), wallet.script, 900, least=0) is None
 
 
+def test_many_small_coins_do_not_make_a_child_too_large(kit):
+    wallet = kit.KeyWallet()
+    parent = kit.commitment((b"\x01" * 36, 100_000, kit.OPEN))
+    child = bumping.build_child(parent, 1, coins(wallet, 30, 1000), wallet.script, 9000, least=1)
+    assert len(child.coins) == bumping.MAX_COINS
+    assert child.vbytes <= bumping.MAX_CHILD_VBYTES
+
+
 @pytest.mark.parametrize("count", [1, 3])
 async def test_added_inputs_keep_what_was_signed_in_its_place(kit, count):
     wallet = kit.KeyWallet()
