@@ -44,7 +44,7 @@ class Database:
     def __init__(self, where: Path | str, *, read_only: bool = False) -> None:
         self.name, self._engine = _engine(where, read_only)
         self.read_only = read_only
-        self.is_sqlite = self._engine.dialect.name == "sqlite"
+        self.dialect = self._engine.dialect
         self._lock = threading.Lock()
         self._poisoned: str | None = None
         try:

@@ -41,7 +41,7 @@ class Store:
 
     def __init__(self, database: Database, *, journal_rows: int) -> None:
         self._database = database
-        self._sql = Statements(database.is_sqlite)
+        self._sql = Statements(database.dialect)
         self._journal_rows = journal_rows
         self._rows: dict[ChannelId, int] = {}
         with database.reading() as connection:
@@ -269,7 +269,7 @@ class Store:
         """Add an address or change what is known of it. Raises StorageFailed."""
         row = {"peer": known.peer, "address": known.address, "wanted": known.wanted, "last_ok": known.last_ok}
         with self._database.writing() as connection:
-            connection.execute(self._sql.upserts["addresses"], [row])
+            self._sql.upserts["addresses"].run(connection, [row])
 
     def forget_addresses(self, peer: PeerId) -> None:
         """Drop all addresses of a peer. Raises StorageFailed."""

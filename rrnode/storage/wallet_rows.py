@@ -46,8 +46,8 @@ def write(connection: Connection, statements: Statements, changes: WalletChanges
         gone = schema.wallet_transactions.c.txid.in_(changes.dropped)
         connection.execute(delete(schema.wallet_transactions).where(gone))
     if changes.transactions:
-        connection.execute(
-            statements.upserts["wallet_transactions"],
+        statements.upserts["wallet_transactions"].run(
+            connection,
             [
                 {
                     "txid": tx.txid,
@@ -84,7 +84,7 @@ def write(connection: Connection, statements: Statements, changes: WalletChanges
     numbers = (("receiving", changes.next_receiving), ("change", changes.next_change), ("address", changes.address))
     for name, number in numbers:
         if number is not None:
-            connection.execute(statements.upserts["wallet_indexes"], [{"name": name, "number": number}])
+            statements.upserts["wallet_indexes"].run(connection, [{"name": name, "number": number}])
     if changes.free_indexes is not None:
         connection.execute(delete(schema.wallet_free_indexes))
         if changes.free_indexes:
