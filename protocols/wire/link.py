@@ -1,12 +1,13 @@
 """`/rr/link/1`: the first stream of every connection between two nodes: who are you, are you still there.
 
-The dialler opens it. Both send `Hello` first, then `Ping` whenever nothing else was heard for the heartbeat interval,
-answered by `Pong`. A peer that is silent for longer than the loss interval is lost, whatever TCP thinks (LIBP2P.md 6).
+The dialler opens it and says `Hello`; the answer is `Hello`, or `Goodbye` with the reason why there will be no link.
+Then either sends `Ping` whenever nothing else was heard for the heartbeat interval, answered by `Pong`. A peer that is silent for longer than the loss interval is lost, whatever TCP thinks (LIBP2P.md 6).
 """
 
 from protocols.wire.codec import U8, U32, Bytes32, Codec, Message, Text
 
 PROTOCOL = "/rr/link/1"
+CROSSED = "your dial crosses ours, which stands"  # `Goodbye.reason` when two nodes dial each other (DESIGN 4)
 
 
 class Hello(Message, frozen=True, tag=0):

@@ -104,6 +104,7 @@ class FrameStream(ABC):
     protocol: str
     inbound: bool
     remote_address: str  # multiaddr without /p2p part, or "" when unknown; for quotas per address
+    bad_frames: bool  # the stream ended because its bytes were no frames; the host has counted it
 
     @abstractmethod
     async def send(self, payload: bytes) -> None:

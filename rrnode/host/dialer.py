@@ -120,6 +120,7 @@ class _Wanted:
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.wake = trio.Event()
+        self.urgent = False  # somebody asked since the last round began
         self.failures = 0
         self.next_try: float | None = None  # trio time
         self.dialling = False
@@ -160,7 +161,7 @@ class Dialer:
         """
         where, peer = split_address(address)
         self._learn(PeerAddress(peer=peer, where=where, source=source))
-        self._wake(peer)
+        self._hurry(peer)
         return peer
 
     def want(self, peer: PeerId) -> None:
@@ -170,7 +171,7 @@ class Dialer:
             state = self._wanted[peer] = _Wanted()
             if self._nursery is not None:
                 self._nursery.start_soon(self._keep, peer, state)
-        self._wake(peer)
+        self._hurry(peer)
 
     def unwant(self, peer: PeerId) -> None:
         """Stop dialling this peer; a standing link is left alone."""
@@ -252,21 +253,28 @@ class Dialer:
         if state is not None:
             state.wake.set()
 
+    def _hurry(self, peer: PeerId) -> None:
+        state = self._wanted.get(peer)
+        if state is not None:
+            state.urgent = True
+            state.wake.set()
+
     async def _keep(self, peer: PeerId, state: _Wanted) -> None:
         with state.scope:
             while True:
                 await trio.lowlevel.checkpoint()
                 state.wake = trio.Event()
+                state.urgent = False
                 if peer in self._host.connected():
                     await self._while_connected(peer, state)
                 elif not self._addresses.get(peer):
                     state.last_error = "no address is known; it has to dial us"
                     await state.wake.wait()
                 elif not await self._try_all(peer, state):
-                    await self._back_off(state)
+                    await self._back_off(peer, state)
                 elif peer not in self._host.connected():
                     state.last_error = "the link was lost again at once"
-                    await self._back_off(state)
+                    await self._back_off(peer, state)
 
     async def _while_connected(self, peer: PeerId, state: _Wanted) -> None:
         since = trio.current_time()
@@ -279,7 +287,7 @@ class Dialer:
             state.failures = 0
         elif peer not in self._host.connected():
             state.last_error = "the link was lost again soon"
-            await self._back_off(state)
+            await self._back_off(peer, state)
 
     async def _try_all(self, peer: PeerId, state: _Wanted) -> bool:
         addresses = list(self._addresses[peer])
@@ -298,13 +306,15 @@ class Dialer:
                 state.dialling = False
         return False
 
-    async def _back_off(self, state: _Wanted) -> None:
-        """Wait for the delay or for something to change. Jitter keeps thousands of clients of a server that was
-        restarted from coming back in one moment."""
+    async def _back_off(self, peer: PeerId, state: _Wanted) -> None:
+        """Wait for the delay, or until somebody asks or the peer dials us. Jitter keeps thousands of clients of a server
+        that was restarted from coming back in one moment."""
         ceiling = min(self._config.max_delay, self._config.first_delay * math.pow(2.0, min(state.failures, 30)))
         delay = ceiling * self._random.uniform(0.5, 1.0)
         state.failures += 1
         state.next_try = trio.current_time() + delay
         with trio.move_on_at(state.next_try):
-            await state.wake.wait()
+            while not state.urgent and peer not in self._host.connected():
+                state.wake = trio.Event()
+                await state.wake.wait()
         state.next_try = None

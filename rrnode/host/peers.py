@@ -31,7 +31,6 @@ from rrnode.host.transport import ByteStream, Connection
 
 log = structlog.get_logger("rrnode.host")
 
-_CROSSED = "your dial crosses ours, which stands"
 _REPLACED = "a newer connection took its place"
 _LINKS_PER_PEER = 4  # connections of one peer at a time, before and after Hello: a crossing needs two
 
@@ -213,7 +212,7 @@ class LinkedHost(Host):
                             await self._attempt(where, peer)
                         except Unreachable as error:
                             failure = error
-                            if str(error) == _CROSSED:
+                            if str(error) == wire.CROSSED:
                                 await trio.sleep_forever()  # theirs is on its way
                         nursery.cancel_scope.cancel()
 
@@ -238,7 +237,7 @@ class LinkedHost(Host):
                 case wire.Hello():
                     pass
                 case wire.Goodbye(reason=reason):
-                    raise Unreachable(_CROSSED if reason == _CROSSED else f"{where} refuses: {reason}")
+                    raise Unreachable(wire.CROSSED if reason == wire.CROSSED else f"{where} refuses: {reason}")
                 case _:
                     raise Unreachable(f"{where} answers {type(answer).__name__} where Hello was wanted")
             if answer.network != self._hello.network:
@@ -423,9 +422,9 @@ class LinkedHost(Host):
         if hello.network != self._hello.network:
             refusal = _other_network(self._hello.network)
         elif self.peer_id < link.peer and await self._our_dial_stands(link.peer):
-            refusal = _CROSSED
+            refusal = wire.CROSSED
         if refusal is not None:
-            self.counters.refused_peers += refusal != _CROSSED
+            self.counters.refused_peers += refusal != wire.CROSSED
             await self._say_goodbye(link, stream, refusal)
             link.end(refusal)
             return

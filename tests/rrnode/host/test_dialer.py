@@ -171,6 +171,48 @@ async def test_a_link_that_never_lasts_is_backed_off_from(us, them, network, aut
         nursery.cancel_scope.cancel()
 
 
+async def test_a_link_that_lasts_some_seconds_each_time_is_backed_off_from(us, them, network, autojump_clock) -> None:
+    async with them.running(), dialling(us) as dialer:
+        dialer.want(dialer.name(them.addresses()[0], Source.USER))
+        for _ in range(60):
+            await settle(5)
+            network.cut(us.peer_id, them.peer_id)
+        assert 5 < len(us.dials) < 20
+
+
+async def test_a_link_that_is_gone_when_the_dial_returns_is_backed_off_from(us, them, network, autojump_clock) -> None:
+    async def dial_and_lose(address: str) -> PeerId:
+        us.dials.append((trio.current_time(), address))
+        peer = await MemoryHost.dial(us, address)
+        network.cut(us.peer_id, peer)
+        await trio.testing.wait_all_tasks_blocked()
+        return peer
+
+    us.dial = dial_and_lose
+    async with them.running(), dialling(us) as dialer:
+        dialer.want(dialer.name(them.addresses()[0], Source.USER))
+        await settle(100)
+        assert 4 < len(us.dials) < 12
+        assert dialer.status()[0].last_error == "the link was lost again at once"
+
+
+async def test_a_stable_link_makes_earlier_failures_forgotten(us, them, autojump_clock) -> None:
+    async with dialling(us) as dialer:
+        async with them.running():
+            address = them.addresses()[0]
+        them._listen = (_of(address),)
+        dialer.want(dialer.name(address, Source.USER))
+        await settle(500)
+        assert dialer.status()[0].failures > 8
+        async with them.running():
+            await settle(200)
+            assert list(us.connected()) == [them.peer_id]
+        before = len(us.dials)
+        await settle(10)
+        assert len(us.dials) - before >= 3  # at once, then after 1, 2, 4 seconds
+        assert dialer.status()[0].failures < 6
+
+
 async def test_every_address_is_tried_in_random_order(us, them, autojump_clock) -> None:
     async with them.running(), dialling(us) as dialer:
         dead = [f"/memory/{number}/p2p/{_text(2)}" for number in range(70, 75)]

@@ -220,6 +220,15 @@ async def test_a_peer_without_a_hello_is_cut(scene: Scene) -> None:
         assert scene.server.counters.refused_peers >= 1
 
 
+async def test_one_peer_may_not_hold_many_connections(scene: Scene) -> None:
+    where, peer = split_address(scene.address)
+    attacker = host(6)
+    async with attacker.running():
+        connections = [await attacker._connect(where, peer) for _ in range(7)]
+        await _until(lambda: scene.server.counters.refused_connections == 3)
+        await _until(lambda: sum(not connection.closed.is_set() for connection in connections) <= 4)
+
+
 async def test_a_second_hello_ends_its_stream_only(scene: Scene) -> None:
     stream = await scene.raw(link_wire.PROTOCOL)
     await stream.write(frame(link_wire.CODEC.encode(link_wire.Hello(network=bytes(32), switches=0, agent="again"))))
