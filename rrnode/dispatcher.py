@@ -8,6 +8,7 @@ was ready. When the commit fails nothing of the batch leaves, the node takes on 
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ class _Posted:
     cursor: tuple[int, bytes] | None = None
     effects: list[Any] | None = None
     before: Callable[[], None] | None = None
+    finished: bool = False  # committed and performed
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,8 @@ class Dispatcher:
         assert posted.done is not None
         assert posted.effects is not None
         await posted.done.wait()
-        if self.halted:
-            raise Halted(self.halted)
+        if not posted.finished:
+            raise Halted(self.halted or "the node has stopped")
         return posted.effects
 
     async def _enter(self, posted: _Posted) -> None:
@@ -152,22 +154,23 @@ class Dispatcher:
             log.exception("the engine met a bug; no channel is closed for it", error=repr(error))
             self._halt(f"internal error: {error!r}")
         finally:
-            self._receive.close()
+            self._dismiss()
 
     def _halt(self, reason: str) -> None:
         self.halted = reason
         log.critical("node halted: nothing new is taken on and no channel is closed", reason=reason)
-        for posted in self._waiting:
-            if posted.done is not None:
-                posted.done.set()
-        while True:
-            try:
-                posted = self._receive.receive_nowait()
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-            if posted.done is not None:
-                posted.done.set()
         raise Halted(reason)
+
+    def _dismiss(self) -> None:
+        """Nobody serves any more, whether halted or cancelled: whoever waits is told."""
+        left = list(self._waiting)
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                left.append(self._receive.receive_nowait())
+        self._receive.close()
+        for posted in left:
+            if posted.done is not None:
+                posted.done.set()
 
     _waiting: Sequence[_Posted] = ()
 
@@ -228,5 +231,6 @@ class Dispatcher:
             elif not isinstance(effect, STORES):
                 self._perform(effect)
         for posted in batch:
+            posted.finished = True
             if posted.done is not None:
                 posted.done.set()

@@ -107,6 +107,8 @@ class Engine:
                 neighbour = self._neighbours.get(event.downstream)
                 if neighbour is not None:
                     neighbour.record.ended(event.paid, event.now)
+                    if not event.paid:
+                        self._failed(neighbour, event, first)
             case TimerFired():
                 self._timer = None
                 self._expire(event.now)
@@ -217,7 +219,6 @@ class Engine:
         if neighbour is None:
             return
         neighbour.up = False
-        self._subscriptions.drop(neighbour.peer)
         self._quoter.forget_sent(neighbour)
         self._quoter.regroup(neighbour)
 
@@ -292,6 +293,8 @@ class Engine:
                 before = link.offers.get(PaymentHash(message.payment_hash))
                 if before is not None and before.amount <= message.amount_msat and before.expiry >= since:
                     self._dropped[Drop.NOT_CHEAPER] += 1  # the usual case, so it comes first and costs least
+                    if before.amount < message.amount_msat:
+                        self._set_aside(neighbour, message)  # what counts when the cheaper one has failed
                     continue
             self._admit(neighbour, link, message, now, effects)
 
@@ -345,6 +348,19 @@ class Engine:
         if payment_hash in self._wanted:
             self._tell(payment_hash, offer, now, effects)
 
+    def _failed(self, neighbour: Neighbour, event: PaymentEnded, effects: list[RoutingEffect]) -> None:
+        """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew."""
+        for link in tuple(neighbour.links.values()):
+            offer = link.offers.get(event.payment_hash)
+            if offer is not None and offer.amount == event.amount:
+                self._remove(link, event.payment_hash)
+                dearer = neighbour.waiting.pop((link.asset, event.payment_hash), None)
+                if dearer is not None:
+                    self._admit(neighbour, link, dearer, event.now, effects)
+        upstream = self._neighbours.get(event.upstream) if event.upstream is not None else None
+        if upstream is not None:
+            self._quoter.quote_anew(event.payment_hash, upstream, event.now)
+
     def _set_aside(self, neighbour: Neighbour, message: RoutingMessage) -> None:
         """Keep an offer that no channel can carry at this moment: a channel may be just being re-established."""
         waiting = neighbour.waiting
@@ -360,10 +376,10 @@ class Engine:
         for key, message in list(neighbour.waiting.items()):
             link = neighbour.links.get(key[0])
             if neighbour.up and link is not None and message.amount_msat <= link.ours:
-                del neighbour.waiting[key]
                 before = link.offers.get(key[1])
                 since = now - self.config.clock_skew
                 if before is None or message.amount_msat < before.amount or before.expiry < since:
+                    del neighbour.waiting[key]
                     self._admit(neighbour, link, message, now, effects)
 
     def _remove(self, link: Link, payment_hash: PaymentHash) -> None:

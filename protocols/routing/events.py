@@ -39,7 +39,7 @@ class NeighbourUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighbourDown:
-    """The link is gone; its offers cannot be used until it is back, its subscriptions have ended."""
+    """The routing stream is gone; its offers cannot be used until it is back. Subscriptions have a stream of their own."""
 
     neighbour: PeerId
     now: UnixTime
@@ -137,12 +137,22 @@ class SubscriberGone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentEnded:
-    """An HTLC that used an offer of `downstream` ended; feeds the neighbour's record (R7, "watch thy neighbour")."""
+    """An HTLC that used an offer of `downstream` ended; feeds the neighbour's record (R7, "watch thy neighbour").
+
+    An offer that failed no longer stands, nor does our quote that rested on it: `upstream`, whose HTLC came back, is
+    quoted anew, dearer than before if that is what is left.
+
+    Attributes:
+        amount: the price of the offer; 0: unknown, then nothing is taken back.
+        upstream: whose HTLC it carried on; None when we are the payer.
+    """
 
     payment_hash: PaymentHash
     downstream: PeerId
     paid: bool
     now: UnixTime
+    amount: Msat = Msat(0)
+    upstream: PeerId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

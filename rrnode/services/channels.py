@@ -31,7 +31,7 @@ class Post(Protocol):
 class _Line:
     """A stream that the engine knows of, and what did not fit its queue: a batch is performed without a pause."""
 
-    __slots__ = ("_size", "_wake", "_waiting", "stream")
+    __slots__ = ("_size", "_waiting", "_wake", "stream")
 
     def __init__(self, stream: FrameStream) -> None:
         self.stream = stream

@@ -28,13 +28,15 @@ from protocols.wire.init import (
 )
 from rrnode.errors import LinkClosed, Unreachable
 from rrnode.host.base import FrameStream, Host
-from rrnode.services.limits import Allowance
+from rrnode.host.peer_text import to_text
+from rrnode.services.limits import Allowance, one_sender, printable
 from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
 ANSWER_WITHIN = 10.0  # seconds that a payee has to take what was handed to it
 DELIVER_WITHIN = 15.0  # seconds that a payer gives one server
+NEXT_SERVER_AFTER = 2.0  # seconds of silence after which the next server is tried beside it
 MOST_PENDING = 16  # initializations handed to one payee and not yet answered
 
 
@@ -94,9 +96,14 @@ class InitializationService:
 
     async def _attached(self, stream: FrameStream) -> None:
         await stream.send(CODEC.encode(Attach()))
-        first = CODEC.decode(await stream.receive())
+        with trio.move_on_after(ANSWER_WITHIN) as patience:
+            frame = await stream.receive()
+        if patience.cancelled_caught:
+            raise PeerProtocolError(f"no answer to Attach within {ANSWER_WITHIN:.0f} s")
+        first = CODEC.decode(frame)
         if isinstance(first, Failed):
-            log.info("a routing server does not take initializations for us", reason=first.reason)
+            reason = printable(first.reason)
+            log.info("a routing server takes no initializations for us", peer=to_text(stream.peer), reason=reason)
             return
         if not isinstance(first, Attached):
             raise PeerProtocolError(f"{type(first).__name__} as the answer to Attach")
@@ -139,8 +146,8 @@ class InitializationService:
             await stream.send(CODEC.encode(Failed(DeliveryCode.BAD_REQUEST, "only clients with a channel may attach")))
             return
         payee = self._payees[stream.peer] = _Payee(stream)
-        await stream.send(CODEC.encode(Attached()))
         try:
+            await stream.send(CODEC.encode(Attached()))
             while True:
                 match CODEC.decode(await stream.receive()):
                     case Taken(number=number) as taken:
@@ -151,12 +158,15 @@ class InitializationService:
         finally:
             if self._payees.get(stream.peer) is payee:
                 del self._payees[stream.peer]
+            for waiting in payee.pending.values():
+                waiting.close()  # the payer is told now, not when its time is over
 
     async def _pass_on(self, stream: FrameStream, payee: PeerId, sealed: bytes) -> Delivered | Failed:
-        if not self._strangers.take(stream.remote_address or stream.peer):
+        sender = one_sender(stream.remote_address, stream.peer)
+        if not self._strangers.take(sender):
             return Failed(DeliveryCode.TOO_MANY, "too many initializations; try again in a few seconds")
         if payee == self._host.peer_id:
-            code, reason = await self._taken(sealed, (stream.remote_address or stream.peer.hex()).encode())
+            code, reason = await self._taken(sealed, sender)
             return Failed(code, reason) if code else Delivered()
         there = self._payees.get(payee)
         if there is None:
@@ -170,35 +180,55 @@ class InitializationService:
             with trio.fail_after(ANSWER_WITHIN - 1):
                 await there.stream.send(CODEC.encode(Handed(number, sealed)))
                 taken = await receive.receive()
-        except (trio.TooSlowError, LinkClosed):
+        except (trio.TooSlowError, LinkClosed, trio.EndOfChannel):
             return Failed(DeliveryCode.NO_ANSWER, "the payee is connected but did not answer")
         finally:
             there.pending.pop(number, None)
-        return Failed(taken.code, taken.reason) if taken.code else Delivered()
+        return Failed(taken.code, printable(taken.reason)) if taken.code else Delivered()
 
     # --- payer ------------------------------------------------------------------------------------------------------
 
     async def deliver(self, payee: PeerId, servers: Sequence[str], sealed: bytes) -> None:
-        """Bring a sealed initialization to the payee by one of the addresses in its contact.
+        """Bring a sealed initialization to the payee by one of the addresses in its contact, in any order; one that is
+        silent for a while is not waited for before the next is tried. The payee takes it once.
 
         Raises:
             Unreachable: no address worked; the message says what each one answered.
         """
         said: list[str] = []
         async with self._throw_away() as host:
-            for address in random.sample(list(servers), len(servers)):
-                try:
-                    answer = await self._deliver_at(host, address, payee, sealed)
-                except (Unreachable, LinkClosed) as error:
-                    said.append(str(error))
-                    continue
-                except PeerProtocolError as error:
-                    said.append(f"{address} answered nonsense ({error})")
-                    continue
-                if answer is None:
-                    return
-                said.append(answer.reason or f"code {answer.code}")
+            if await self._deliver_somewhere(host, payee, random.sample(list(servers), len(servers)), sealed, said):
+                return
         raise Unreachable("; ".join(said) or "the payee's contact names no server")
+
+    async def _deliver_somewhere(
+        self, host: Host, payee: PeerId, servers: Sequence[str], sealed: bytes, said: list[str]
+    ) -> bool:
+        delivered = False
+
+        async def attempt(address: str, ended: trio.Event) -> None:
+            nonlocal delivered
+            try:
+                answer = await self._deliver_at(host, address, payee, sealed)
+            except (Unreachable, LinkClosed) as error:
+                said.append(printable(str(error)))
+            except PeerProtocolError as error:
+                said.append(printable(f"{address} answered nonsense ({error})"))
+            else:
+                if answer is None:
+                    delivered = True
+                    nursery.cancel_scope.cancel()
+                else:
+                    said.append(printable(answer.reason) or f"{address} refused it, code {answer.code}")
+            ended.set()
+
+        async with trio.open_nursery() as nursery:
+            for address in servers:
+                ended = trio.Event()
+                nursery.start_soon(attempt, address, ended)
+                with trio.move_on_after(NEXT_SERVER_AFTER):
+                    await ended.wait()
+        return delivered
 
     async def _deliver_at(self, host: Host, address: str, payee: PeerId, sealed: bytes) -> Failed | None:
         try:

@@ -50,14 +50,13 @@ from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.convert import failure_text, offer_seen
 from rrnode.control.text import peer_text
-from rrnode.errors import Unreachable, UserError
+from rrnode.errors import StorageFailed, Unreachable, UserError
 from rrnode.services.initialization import NotTaken
 from rrnode.services.subscriptions import SubscriptionClient
 
 log = structlog.get_logger(__name__)
 
 INITIALIZATION_LIVES = 120  # seconds that offers for one payment stay of use
-SERVERS_LINKED_WITHIN = 5.0  # seconds that a payment waits for a routing server to be linked
 
 
 @dataclass(slots=True)
@@ -123,7 +122,8 @@ class Paying:
             for payment in self._engine.payments():
                 if payment.phase is PayPhase.COLLECTING:
                     reason = "The node was restarted before anything was locked; nothing was paid. Pay again."
-                    await self._ask(PayAbandoned(payment_hash=payment.payment_hash, reason=reason))
+                    with contextlib.suppress(StorageFailed):  # the node has halted and says so itself
+                        await self._ask(PayAbandoned(payment_hash=payment.payment_hash, reason=reason))
             await trio.sleep_forever()
 
     # --- strings ------------------------------------------------------------------------------------------------------
@@ -213,15 +213,17 @@ class Paying:
         )
         send, receive = trio.open_memory_channel[OfferArrived](256)
         run = _Run(payment=_planned(paid, self._now()), started=trio.current_time(), offers=send, arrived=receive)
-        if payment_hash in self._runs:
+        if (other := self._runs.get(payment_hash)) is not None and not other.ended.is_set():
             raise UserError("this payment is under way already", "follow it with: rrnode payments")
+        if self._nursery is None:
+            raise UserError("this node is not ready to pay yet", "try again in a moment")
         self._runs[payment_hash] = run
         try:
-            _refused(await self._ask(paid))
+            with trio.CancelScope(shield=True):  # whoever asked may hang up: a payment on disk must have its driver
+                _refused(await self._ask(paid))
         except BaseException:
             del self._runs[payment_hash]
             raise
-        assert self._nursery is not None
         self._nursery.start_soon(self._drive, run, contact, order)
         return payment_hash
 
@@ -265,9 +267,10 @@ class Paying:
                 await run.ended.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            self._runs.pop(payment_hash, None)
-            self._subscriptions.forget(payment_hash)
-            self._tell(OffersNoLongerWanted(payment_hash=payment_hash, now=self._now()))
+            if self._runs.get(payment_hash) is run:
+                del self._runs[payment_hash]
+                self._subscriptions.forget(payment_hash)
+                self._tell(OffersNoLongerWanted(payment_hash=payment_hash, now=self._now()))
 
     async def _initialize(self, run: _Run, contact: request.Contact) -> None:
         """Bring the sealed initialization to the payee: from here on it asks the network."""
@@ -420,6 +423,8 @@ class Paying:
                 _refused(await self._ask(made))
             except UserError as error:
                 raise NotTaken(DeliveryCode.REFUSED, str(error)) from None
+            except StorageFailed:
+                raise NotTaken(DeliveryCode.TOO_MANY, "the payee's node takes on nothing new at the moment") from None
             promise = self._engine.promise(payment_hash)
             assert promise is not None
         self._tell(flood_of(promise, init.ceiling, init.expiry, entropy=os.urandom(32), now=self._now()))

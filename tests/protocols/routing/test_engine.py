@@ -637,7 +637,7 @@ def test_filters_end_when_they_are_taken_back_or_their_owner_goes(kit):
     assert engine.subscribers() == ()
 
 
-def test_subscriptions_end_with_the_link_and_with_their_time(kit):
+def test_subscriptions_end_with_their_time_and_their_stream_but_not_with_the_routing_stream(kit):
     engine = kit.engine("D")
     kit.join(engine, "client", routes=False)
     engine.handle(subscribe(kit, "client", 1, until=UnixTime(kit.NOW + 10)))
@@ -645,6 +645,9 @@ def test_subscriptions_end_with_the_link_and_with_their_time(kit):
     assert engine.subscribers() == ()
     engine.handle(subscribe(kit, "client", 1))
     engine.handle(NeighbourDown(neighbour=kit.peer("client"), now=kit.NOW))
+    pushed = push(kit, "client", carried(kit.message(1), 1010))
+    assert engine.handle(kit.bundle("D", kit.message(1)))[:-1] == [pushed]  # and a timer
+    engine.handle(SubscriberGone(subscriber=kit.peer("client"), now=kit.NOW))
     assert engine.subscribers() == ()
 
 
@@ -996,3 +999,48 @@ def test_a_neighbour_with_its_own_fee_is_quoted_that_in_bundles_and_for_its_htlc
     for upstream, quote in (("B", 1500), ("C", 1010)):
         (offer,) = engine.offers(kit.hash(1), kit.peer(upstream), kit.COIN, kit.NOW)
         assert offer.quote.msat == quote
+
+
+def ended(kit, downstream, amount, upstream=None, number=1):
+    return PaymentEnded(
+        payment_hash=kit.hash(number),
+        downstream=kit.peer(downstream),
+        paid=False,
+        amount=amount,
+        upstream=None if upstream is None else kit.peer(upstream),
+        now=kit.NOW,
+    )
+
+
+def test_an_offer_that_failed_is_gone_and_its_upstream_alone_is_quoted_the_next_one_dearer(kit):
+    engine = kit.engine("B", "C", "D", "X")
+    engine.handle(kit.bundle("D", kit.message(amount=1000)))
+    engine.handle(kit.bundle("C", kit.message(amount=1500)))
+    effects = engine.handle(ended(kit, "D", 1000, "B"))
+    dearer = kit.message(amount=1510, lock_blocks=50, hops_left=4)
+    assert [each for each in effects if isinstance(each, SendOffers)] == [send(kit, "B", dearer)]
+    assert [offer.neighbour for offer in engine.offers(kit.hash(1), kit.peer("B"), kit.COIN, kit.NOW)] == [
+        kit.peer("C")
+    ]
+
+
+def test_a_failure_at_another_price_takes_nothing_back(kit):
+    engine = kit.engine("B", "D")
+    engine.handle(kit.bundle("D", kit.message(amount=1000)))
+    before = engine.routes(kit.NOW)
+    engine.handle(ended(kit, "D", 1100))
+    assert engine.routes(kit.NOW) == before
+
+
+@pytest.mark.parametrize("dearer_first", [True, False])
+def test_a_dearer_offer_of_the_same_neighbour_counts_once_the_cheaper_one_has_failed(kit, dearer_first):
+    engine = kit.engine("D", routes=False)
+    engine.handle(want(kit))
+    engine.handle(kit.bundle("D", kit.message(amount=1000)))
+    steps = [kit.bundle("D", kit.message(amount=1200)), ended(kit, "D", 1000)]
+    told = []
+    for step in steps if dearer_first else reversed(steps):
+        told += [each for each in engine.handle(step) if isinstance(each, OfferArrived)]
+    assert told == [arrived(kit, "D", kit.message(amount=1200))]
+    (kept,) = engine.offers(kit.hash(1), None, kit.COIN, kit.NOW)
+    assert kept.amount.msat == 1200
