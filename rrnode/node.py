@@ -508,6 +508,8 @@ class Node:
                         downstream=effect.downstream,
                         paid=effect.paid,
                         now=self.now(),
+                        amount=effect.amount,
+                        upstream=effect.upstream,
                     )
                 )
             case _News():

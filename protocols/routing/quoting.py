@@ -171,6 +171,26 @@ class Quoter:
         if self.subscriptions.count:
             self.push_best(self.subscriptions.match(entry.payment_hash), (entry.payment_hash,), now, again=False)
 
+    def quote_anew(self, payment_hash: PaymentHash, neighbour: Neighbour, now: UnixTime) -> None:
+        """What this neighbour was quoted does not stand any more: tell it of the best that is left, if there is any.
+
+        Nobody else is told: their quotes fail, and are replaced, when they are used. So a failure costs messages only
+        along the way that failed.
+        """
+        entry = self.table.entries.get(payment_hash)
+        for link in neighbour.links.values():
+            link.pushed.pop(payment_hash, None)
+            if entry is not None and link.slot != NO_SLOT and len(entry.sent) > link.slot:
+                entry.sent[link.slot] = _NOTHING
+        if entry is None:
+            return
+        if neighbour.up and neighbour.routes:
+            for link in neighbour.links.values():
+                if link in self._routing.get(self._group(link), ()):
+                    self._send_best(entry, link, now)
+        elif neighbour.peer in self.subscriptions.match(payment_hash):
+            self.push_best((neighbour.peer,), (payment_hash,), now, again=False)
+
     def catch_up(self, neighbour: Neighbour, now: UnixTime) -> None:
         """The neighbour can be quoted now and could not before: tell it of what is newest, oldest of it first."""
         newest = list(islice(reversed(self.table.entries.values()), self.config.catch_up))

@@ -56,6 +56,8 @@ from protocols.payment.events import (
     OffersFound,
     OfferUsed,
     Payment,
+    PaymentChanged,
+    PayPhase,
     PayRequested,
     Promise,
     PromiseMade,
@@ -288,8 +290,19 @@ class Node:
                 network.look(self, outpoint)
             case NeighbourLiquidity(neighbour=neighbour, liquidity=liquidity):
                 self.route(LiquidityChanged(neighbour=neighbour, liquidity=liquidity, now=network.now))
-            case OfferUsed(payment_hash=payment_hash, downstream=downstream, paid=paid):
-                self.route(PaymentEnded(payment_hash=payment_hash, downstream=downstream, paid=paid, now=network.now))
+            case OfferUsed():
+                self.route(
+                    PaymentEnded(
+                        payment_hash=effect.payment_hash,
+                        downstream=effect.downstream,
+                        paid=effect.paid,
+                        now=network.now,
+                        amount=effect.amount,
+                        upstream=effect.upstream,
+                    )
+                )
+            case PaymentChanged(payment=Payment(phase=PayPhase.COLLECTING, attempts=(_, *_)) as payment):
+                network.later(self, LockRequested(payment_hash=payment.payment_hash))  # it came back: what stands now?
             case _:
                 pass
 

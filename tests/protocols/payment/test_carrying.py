@@ -72,6 +72,12 @@ def carried(kit, desk, *offers):
     return desk.do(answer(kit, *offers))
 
 
+def used(kit, *, paid):
+    return OfferUsed(
+        payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=paid, amount=Msat(OUT), upstream=kit.peer("up")
+    )
+
+
 def test_an_incoming_htlc_asks_what_stands_for_its_hash(kit, desk):
     assert desk.htlc_in("up", 1, IN) == [desk.stored("up"), question(kit)]
 
@@ -88,7 +94,7 @@ def test_the_preimage_is_stored_before_it_is_used_upstream_and_the_fee_is_counte
     assert desk.fulfilled("near", 1) == [
         desk.stored("near"),
         StoreForward(forward=settled),
-        OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=True),
+        used(kit, paid=True),
         desk.stored("up"),
         settling(kit),
     ]
@@ -104,7 +110,7 @@ def test_after_a_failure_the_next_offer_is_locked_and_no_neighbour_is_tried_twic
     assert desk.failed("near") == [
         desk.stored("near"),
         StoreForward(forward=failed),
-        OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=False),
+        used(kit, paid=False),
         question(kit),
     ]
     second = live(kit, "far", OUT + 5, tried=(kit.peer("near"),))
@@ -240,7 +246,7 @@ def test_a_claim_after_the_incoming_htlc_ended_raises_an_alarm(kit, desk):
     assert again.fulfilled("near", 1) == [
         again.stored("near"),
         StoreForward(forward=settled),
-        OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=True),
+        used(kit, paid=True),
         Alarm(channel_id=kit.channel_id("near"), text=text),
         DropForward(incoming=kit.ref("up"), earned=Msat(IN - OUT)),
     ]

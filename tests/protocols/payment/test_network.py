@@ -100,17 +100,17 @@ def test_a_failure_downstream_is_carried_by_the_next_offer_and_the_payer_notices
     assert change(before, net.wealth()) == {"A": -AMOUNT - 6000, "B": 1000, "C": 0, "D": 5000, "E": AMOUNT}
 
 
-def test_a_next_offer_that_no_longer_earns_the_fee_is_not_tried():
+def test_a_next_offer_that_no_longer_earns_the_fee_is_not_tried_but_quoted_anew_to_the_payer():
     net = network(*DIAMOND, fees={"B": FLAT, "C": FLAT, "D": FeePolicy(base_msat=Msat(1001), ppm=0)})
     before = net.wealth()
     net.pay("A", "E", 1, AMOUNT)
     net.cut("C", "E")
     net.quiet()
-    (attempt,) = outcome(net, "A", 1).attempts
-    assert (attempt.amount, attempt.failure) == (AMOUNT + 2000, FailureCode.DOWNSTREAM_FAILED)
-    assert outcome(net, "A", 1).phase is PayPhase.FAILED
-    assert net["B"].channel_with(net["D"]).our_next_id == 0
-    assert change(before, net.wealth()) == dict.fromkeys("ABCDE", 0)
+    cheap, dear = outcome(net, "A", 1).attempts
+    assert (cheap.amount, cheap.failure) == (AMOUNT + 2000, FailureCode.DOWNSTREAM_FAILED)
+    assert (dear.neighbour, dear.amount, dear.failure) == (cheap.neighbour, AMOUNT + 2001, None)
+    assert outcome(net, "A", 1).phase is PayPhase.PAID
+    assert change(before, net.wealth()) == {"A": -AMOUNT - 2001, "B": 1000, "C": 0, "D": 1001, "E": AMOUNT}
 
 
 def test_many_payments_both_ways_at_once_all_end_and_nothing_is_lost():

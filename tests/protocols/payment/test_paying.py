@@ -66,8 +66,9 @@ def kept(payment):
     return [StorePayment(payment=payment), PaymentChanged(payment=payment)]
 
 
-def question(kit, number=1):
-    return FindOffers(reference=b"pay" + kit.hash(number), payment_hash=kit.hash(number), upstream=None, asset=kit.COIN)
+def question(kit, number=1, *, again=False):
+    reference = b"pay" + kit.hash(number) + (b"again" if again else b"")
+    return FindOffers(reference=reference, payment_hash=kit.hash(number), upstream=None, asset=kit.COIN)
 
 
 def adding(kit, one):
@@ -75,8 +76,8 @@ def adding(kit, one):
     return SendMessage(peer=one.neighbour, message=message)
 
 
-def answered(kit, *offers):
-    return OffersFound(reference=b"pay" + kit.hash(1), offers=offers)
+def answered(kit, *offers, again=False):
+    return OffersFound(reference=question(kit, again=again).reference, offers=offers)
 
 
 def test_an_order_is_stored_before_anybody_is_asked(kit, desk):
@@ -120,7 +121,7 @@ def test_the_preimage_is_the_receipt(kit, desk):
     assert effects == [
         desk.stored("near"),
         *kept(paid),
-        OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=True),
+        OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=True, amount=1_002_000),
     ]
 
 
@@ -147,11 +148,11 @@ def test_a_failed_attempt_is_followed_by_the_next_offer_and_the_same_offer_is_no
     assert effects == [
         desk.stored("near"),
         *kept(collecting(kit, attempts=(first,))),
-        OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=False),
-        question(kit),
+        OfferUsed(payment_hash=kit.hash(1), downstream=kit.peer("near"), paid=False, amount=1_002_000),
+        question(kit, again=True),
     ]
     second = attempt(kit, desk, "far", 1_003_000)
-    assert desk.do(answered(kit, near, far)) == [
+    assert desk.do(answered(kit, near, far, again=True)) == [
         desk.stored("far"),
         adding(kit, second),
         *kept(collecting(kit, phase=PayPhase.LOCKED, attempts=(first, second))),
@@ -160,6 +161,9 @@ def test_a_failed_attempt_is_followed_by_the_next_offer_and_the_same_offer_is_no
     second = replace(second, failure=FailureCode.NODE_BUSY)
     reason = "The payment was tried 2 times and came back (last: a node was busy); no other offer stands. Nothing was paid. Try again later."
     ended = collecting(kit, phase=PayPhase.FAILED, attempts=(first, second), ended=kit.NOW, reason=reason)
+    assert desk.do(answered(kit, near, far, again=True)) == []  # whoever failed may quote anew
+    assert desk.engine.payments() == (collecting(kit, attempts=(first, second)),)
+    assert desk.do(LockRequested(payment_hash=kit.hash(1))) == [question(kit)]
     assert desk.do(answered(kit, near, far)) == kept(ended)
 
 
