@@ -64,7 +64,9 @@ class Disk:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
-    steps = st.tuples(st.sampled_from(["pay", "spend", "double", "mine", "undo"]), st.integers(0, 5), st.integers(0, 5))
+    steps = st.tuples(
+        st.sampled_from(["pay", "spend", "double", "mine", "undo", "store"]), st.integers(0, 5), st.integers(0, 5)
+    )
     return draw(st.lists(steps, max_size=30))
 
 
@@ -111,12 +113,20 @@ def test_confirmed_coins_are_those_of_the_best_chain(history: list[tuple[str, in
             chain, branch = chain[:-depth], branch + 1
             mempool = back + mempool
             ledger.undo_blocks(BlockHeight(len(chain) + 1))
-        disk.write(ledger)
+        elif what == "store":
+            disk.write(ledger)
+    disk.write(ledger)
     best = new_ledger()
     for height, block in enumerate(chain, 1):
         best.take_block(place(height), block)
     taken = {prevout for tx in mempool for prevout in tx.prevouts}
     assert confirmed(ledger) == {point: value for point, value in confirmed(best).items() if point not in taken}
+    assert {coin.outpoint for coin in ledger.coins() if coin.height is None} == {
+        outpoint(tx.txid, n)
+        for tx in mempool
+        for n, out in enumerate(tx.outputs)
+        if out.script in OURS and outpoint(tx.txid, n) not in taken
+    }
     again = new_ledger(tuple(disk.rows.values()))
     assert confirmed(again) == confirmed(ledger)
     assert {coin.outpoint for coin in again.coins()} == {coin.outpoint for coin in ledger.coins()}
