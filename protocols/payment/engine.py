@@ -9,7 +9,7 @@ one batch (`FindOffers` is answered within it), so a crash can fall between two 
 from typing import assert_never
 
 from protocols.channel.engine import KeyRing
-from protocols.channel.events import ChannelEvent, Flush, HtlcFailed, HtlcFulfilled, HtlcReceived, TipChanged
+from protocols.channel.events import ChannelEvent, Flush, HtlcFailed, HtlcFulfilled, HtlcReceived
 from protocols.channel.state import Channel
 from protocols.errors import MisuseError
 from protocols.facts import Facts
@@ -137,9 +137,8 @@ class Engine:
             case _:
                 for channel_id in self._book.targets(event):
                     self._desk.step(channel_id, event, facts)
-        if isinstance(event, TipChanged):
-            self._expire(facts)
         if isinstance(event, Flush):
+            self._expire(facts)
             self._tell_liquidity()
         return out
 

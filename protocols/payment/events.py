@@ -150,7 +150,11 @@ class PayRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockRequested:
-    """The payer is satisfied (R9): lock the cheapest offer that stands. Further offers are tried after failures (R10)."""
+    """The payer is satisfied (R9): lock the cheapest offer that stands, or end the payment if none does.
+
+    When an HTLC comes back (R10), what stands is tried at once; if nothing does, the payment collects again, as whoever
+    failed may quote anew, until this, or `PayAbandoned`, is said once more. After a restart it ends instead.
+    """
 
     payment_hash: PaymentHash
 

@@ -34,6 +34,7 @@ class Paying:
 
     def __init__(self, desk: Desk, us: PeerId) -> None:
         self._desk, self._us = desk, us
+        self._unattended: set[PaymentHash] = set()  # locked before a restart: nobody collects offers for them any more
 
     def requested(self, order: PayRequested, facts: Facts) -> None:
         """Begin to collect offers, or say why not."""
@@ -145,7 +146,7 @@ class Paying:
         self._desk.out.append(
             OfferUsed(payment_hash=payment.payment_hash, downstream=last.neighbour, paid=False, amount=last.amount)
         )
-        self._ask(payment, again=True)
+        self._ask(payment, again=payment.payment_hash not in self._unattended)
 
     def paid(self, payment: Payment, told: HtlcFulfilled, facts: Facts) -> None:
         """The preimage came: the receipt, where the secret is the payee's."""
@@ -160,6 +161,8 @@ class Paying:
         self._keep(replace(payment, phase=PayPhase.FAILED, ended=facts.now, reason=reason))
 
     def _keep(self, payment: Payment) -> None:
+        if payment.phase in (PayPhase.PAID, PayPhase.FAILED):
+            self._unattended.discard(payment.payment_hash)
         self._desk.ledger.keep_payment(payment)
         self._desk.out += [StorePayment(payment=payment), PaymentChanged(payment=payment)]
 
@@ -173,3 +176,5 @@ class Paying:
         if payment.phase is PayPhase.COLLECTING:
             reason = "The node was stopped while it collected offers. Nothing was locked; pay again."
             self._end(payment, reason, facts)
+        elif payment.phase is PayPhase.LOCKED:
+            self._unattended.add(payment.payment_hash)

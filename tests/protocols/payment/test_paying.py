@@ -12,7 +12,6 @@ from protocols.channel.events import (
     LinkUp,
     Refusal,
     SendMessage,
-    TipChanged,
 )
 from protocols.payment.config import EngineConfig
 from protocols.payment.events import (
@@ -321,11 +320,12 @@ def test_a_payment_can_be_given_up_until_something_is_locked(kit, desk):
 def test_a_payment_expires_while_nothing_is_locked_and_lives_on_while_something_is(kit, desk):
     desk.do(desk.order())
     desk.locked(kit.offer("near", 1_002_000), number=2)
+    desk.do(Flush())
     desk.now = UnixTime(kit.NOW + 60 + 31)
     reason = "The payment expired before anything could be locked. Nothing was paid; ask for a new request."
     expired = collecting(kit, phase=PayPhase.FAILED, ended=desk.now, reason=reason)
-    assert desk.do(TipChanged()) == kept(expired)
-    assert desk.do(TipChanged()) == []
+    assert desk.do(Flush()) == kept(expired)
+    assert desk.do(Flush()) == []
     desk.failed("near")
     desk.do(OffersFound(reference=b"pay" + kit.hash(2), offers=(kit.offer("far", 1_003_000, expiry=desk.now),)))
     assert desk.engine.payment(kit.hash(2)).reason == (
@@ -342,6 +342,41 @@ def test_a_restart_ends_what_was_collecting_and_keeps_what_is_locked(kit, desk):
     assert again.resumed[:2] == kept(collecting(kit, phase=PayPhase.FAILED, ended=kit.NOW, reason=reason))
     again.fulfilled("near", 2)
     assert again.engine.payment(kit.hash(2)).phase is PayPhase.PAID
+
+
+def test_a_payment_that_comes_back_after_a_restart_ends_as_nobody_collects_for_it(kit, desk):
+    desk.locked(kit.offer("near", 1_002_000))
+    again = desk.restarted()
+    assert again.failed("near")[-1] == question(kit)
+    again.do(answered(kit))
+    (payment,) = again.engine.payments()
+    assert (payment.phase, payment.reason[:43]) == (PayPhase.FAILED, "The payment was tried once and came back (l")
+
+
+def test_a_dearer_quote_after_a_failure_is_locked_once_the_payer_is_satisfied_again(kit, desk):
+    desk.locked(kit.offer("near", 1_002_000))
+    desk.failed("near")
+    assert desk.do(answered(kit, again=True)) == []
+    desk.do(LockRequested(payment_hash=kit.hash(1)))
+    desk.do(answered(kit, kit.offer("near", 1_009_000)))
+    assert [one.amount for one in desk.engine.payments()[0].attempts] == [1_002_000, 1_009_000]
+
+
+def test_a_payment_that_collects_again_and_is_forgotten_expires(kit, desk):
+    desk.locked(kit.offer("near", 1_002_000))
+    desk.failed("near")
+    desk.do(answered(kit, again=True))
+    desk.now = UnixTime(kit.NOW + 60 + 31)
+    desk.do(Flush())
+    assert desk.engine.payments()[0].phase is PayPhase.FAILED
+
+
+def test_a_payment_whose_tries_are_used_up_ends_without_waiting(kit):
+    desk = kit.Desk(kit.channel("near"), config=EngineConfig(max_attempts=1))
+    desk.locked(kit.offer("near", 1_002_000))
+    desk.failed("near")
+    desk.do(answered(kit, kit.offer("near", 1_001_000), again=True))
+    assert desk.engine.payments()[0].phase is PayPhase.FAILED
 
 
 def test_offers_that_come_when_nobody_asks_any_more_change_nothing(kit, desk):

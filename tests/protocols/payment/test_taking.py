@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocols.channel.events import SendMessage, StoreChannel, TipChanged
+from protocols.channel.events import Flush, SendMessage, StoreChannel
 from protocols.channel.state import Stage
 from protocols.errors import MisuseError
 from protocols.payment.config import EngineConfig
@@ -127,10 +127,11 @@ def test_nothing_is_claimed_that_the_chain_reserve_does_not_cover(kit, desk):
 
 def test_promises_expire_and_end_there(kit, desk):
     desk.do(desk.promise())
+    desk.do(Flush())
     desk.now = UnixTime(kit.NOW + 91)
     expired = waiting(kit, phase=PromisePhase.EXPIRED)
-    assert desk.do(TipChanged()) == [StorePromise(promise=expired), PromiseChanged(promise=expired)]
-    assert desk.do(TipChanged()) == []
+    assert desk.do(Flush()) == [StorePromise(promise=expired), PromiseChanged(promise=expired)]
+    assert desk.do(Flush()) == []
     assert desk.htlc_in("up", 1, 1_000_000)[-1] == failing(kit, FailureCode.OFFER_EXPIRED)
 
 
