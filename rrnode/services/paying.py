@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -56,6 +56,7 @@ from rrnode.services.subscriptions import SubscriptionClient
 
 log = structlog.get_logger(__name__)
 
+ANEW_WITHIN_MS = 3000  # how long a payment that came back waits for a neighbour to quote anew
 INITIALIZATION_LIVES = 120  # seconds that offers for one payment stay of use
 
 
@@ -70,6 +71,7 @@ class _Run:
     cheapest: Msat | None = None
     undelivered: str = ""
     locking: bool = False
+    news: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
 
     def after_ms(self) -> int:
@@ -255,15 +257,14 @@ class Paying:
             self._tell(OffersWanted(payment_hash=payment_hash, expiry=payment.expiry, now=self._now()))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._initialize, run, contact)
-                decision = await self._collect(run, self._policy(order))
-                if isinstance(decision, payer.GiveUp):
-                    reason = run.undelivered or decision.reason
-                    await self._ask(PayAbandoned(payment_hash=payment_hash, reason=reason))
-                else:
-                    run.locking = True
-                    self._say_waiting(run, "the lock to be taken")
-                    await self._ask(LockRequested(payment_hash=payment_hash))
-                    self._say_waiting(run, "the settlement")
+                policy = self._policy(order)
+                while not run.ended.is_set():
+                    decision = await self._collect(run, policy)
+                    if isinstance(decision, payer.GiveUp):
+                        await self._ask(PayAbandoned(payment_hash=payment_hash, reason=self._why(run, decision)))
+                        break
+                    await self._lock(run)
+                    policy = replace(policy, maximum=min(policy.maximum, ANEW_WITHIN_MS))
                 await run.ended.wait()
                 nursery.cancel_scope.cancel()
         finally:
@@ -271,6 +272,26 @@ class Paying:
                 del self._runs[payment_hash]
                 self._subscriptions.forget(payment_hash)
                 self._tell(OffersNoLongerWanted(payment_hash=payment_hash, now=self._now()))
+
+    async def _lock(self, run: _Run) -> None:
+        """Lock what stands; returns when the payment has ended, or came back and may be quoted anew (R10)."""
+        run.locking = True
+        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                run.arrived.receive_nowait()  # told already: only what comes from now on is news after a failure
+        self._say_waiting(run, "the lock to be taken")
+        await self._ask(LockRequested(payment_hash=run.payment.payment_hash))
+        self._say_waiting(run, "the settlement")
+        while run.payment.phase is PayPhase.LOCKED:
+            await run.news.wait()
+        if not run.ended.is_set():
+            self._say_waiting(run, "another offer")
+
+    @staticmethod
+    def _why(run: _Run, decision: payer.GiveUp) -> str:
+        if run.payment.attempts:
+            return payer.why_nothing(run.payment, payer.Choice(offers=()), ())
+        return run.undelivered or decision.reason
 
     async def _initialize(self, run: _Run, contact: request.Contact) -> None:
         """Bring the sealed initialization to the payee: from here on it asks the network."""
@@ -371,6 +392,8 @@ class Paying:
                 )
         if run is not None:
             run.payment = payment
+            run.news.set()
+            run.news = trio.Event()
         match payment.phase:
             case PayPhase.PAID if before.phase is not PayPhase.PAID or run is None:
                 sent = payment.attempts[-1].amount
