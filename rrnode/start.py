@@ -10,7 +10,6 @@ from functools import partial
 import structlog
 import trio
 
-from protocols.units import UnixTime
 from rrnode.chain.configured import backend_of
 from rrnode.config import Settings
 from rrnode.control.server import serve_control
@@ -61,14 +60,15 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
         UserError: wrong or missing seed, port in use, chain of another network.
         StorageFailed, ChainUnavailable: what the machine refused at the start.
     """
-    keys = KeyTree(SeedFile(settings.data_dir).read(), settings.network)
+    seed = SeedFile(settings.data_dir)
+    keys = KeyTree(seed.read(), settings.network)
     store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
     try:
         parts = Parts(
             settings=settings,
             keys=keys,
             store=store,
-            wallet=Wallet.open(keys, store, now=lambda: UnixTime(int(time.time()))),
+            wallet=Wallet.open(keys, store, fresh=seed.is_fresh()),
             host=host_of(settings, keys),
             backend=backend_of(settings),
             throw_away=partial(throw_away_host, settings),
@@ -85,6 +85,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
 
                 nursery.start_soon(stop_on_signal)
                 await nursery.start(node.run)
+                seed.mark_used()
                 await nursery.start(serve_control, Owner(node), settings.data_dir, node.stopping)
                 if ready is not None:
                     ready()

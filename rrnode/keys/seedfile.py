@@ -9,6 +9,7 @@ from rrnode.errors import UserError
 from rrnode.keys.words import check_words
 
 NAME = "seed"
+FRESH = "seed.fresh"
 _HEAD = (
     "# The 24 words of this node. Whoever reads them owns its coins. Keep a copy on paper; never send them anywhere.\n"
 )
@@ -24,13 +25,32 @@ class SeedFile:
 
     def __init__(self, directory: Path) -> None:
         self.path = Path(directory) / NAME
+        self._fresh = Path(directory) / FRESH
 
     def exists(self) -> bool:
         """Whether there is a file; it may still be unreadable or wrong."""
         return os.path.lexists(self.path)
 
-    def create(self, words: str) -> None:
+    def is_fresh(self) -> bool:
+        """Whether no wallet was ever opened on these words, so that no block up to now can concern them.
+
+        Without the mark the words may have been used before (restored, or the database was lost): look at the whole chain.
+        """
+        return self._fresh.exists()
+
+    def mark_used(self) -> None:
+        """A wallet was opened on these words and is on disk. Raises UserError."""
+        try:
+            self._fresh.unlink(missing_ok=True)
+            _sync_directory(self.path.parent)
+        except OSError as error:
+            raise UserError(f"{self._fresh} could not be removed: {error.strerror}") from None
+
+    def create(self, words: str, *, fresh: bool = False) -> None:
         """Write the words: all of the file or none of it, on disk when this returns.
+
+        Args:
+            fresh: they were made just now, so nobody ever paid to them.
 
         Raises:
             UserError: the words are wrong, a seed is there already, or the disk refused.
@@ -39,6 +59,10 @@ class SeedFile:
         content = f"{_HEAD}{sentence}\n".encode()
         temporary = self.path.with_name(f".{NAME}.{secrets.token_hex(8)}")
         try:
+            if not self.exists():
+                self._fresh.unlink(missing_ok=True)
+                if fresh:
+                    self._fresh.touch(mode=0o600)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 with os.fdopen(descriptor, "wb") as file:

@@ -9,6 +9,7 @@ from rrnode.wallet.ledger import BlockPlace
 from rrnode.wallet.wallet import Wallet
 
 RESTORE_LOOK_AHEAD = 1000  # channels that came to nothing leave holes in the addresses
+_TOLD_FROM = 10_000  # blocks; reading so many takes long enough for a person to wonder
 _FLUSH_EVERY = 500  # blocks; what is lost by a crash is read again
 
 log = structlog.get_logger(__name__)
@@ -17,7 +18,8 @@ log = structlog.get_logger(__name__)
 async def catch_up(wallet: Wallet, chain: ChainBackend) -> None:
     """Read the blocks that the wallet has not taken in, across a reorganisation if need be.
 
-    A wallet that was never fed begins at the tip.
+    A wallet that was never fed begins at the tip when its seed is fresh, else with the first block: the seed may have
+    been used before.
 
     Raises:
         ChainUnavailable: no answer, or the chain was reorganised meanwhile; what was read is kept, call again.
@@ -26,10 +28,15 @@ async def catch_up(wallet: Wallet, chain: ChainBackend) -> None:
     best = await chain.tip()
     cursor = wallet.cursor()
     if cursor is None:
-        wallet.begin_at((best.height, best.hash))
-        wallet.flush()
+        if wallet.fresh:
+            wallet.begin_at((best.height, best.hash))
+            wallet.flush()
+        else:
+            await rescan(wallet, chain, BlockHeight(0))
         return
     height = BlockHeight(cursor[0])
+    if best.height - height > DEEPEST:
+        wallet.look_further(RESTORE_LOOK_AHEAD)  # perhaps a restore that was interrupted
     ref = await chain.block_at(height)
     if ref is None or ref.hash != cursor[1]:
         height = BlockHeight(max(0, min(height, best.height) - DEEPEST))
@@ -58,6 +65,8 @@ async def rescan(wallet: Wallet, chain: ChainBackend, from_height: BlockHeight) 
 async def _read(wallet: Wallet, chain: ChainBackend, first: BlockHeight) -> None:
     best = await chain.tip()
     waiting = 0
+    if best.height - first > _TOLD_FROM:
+        log.warning("wallet.reads_the_chain", from_height=first, to_height=best.height)
     async for block in read_blocks(chain, first, best):
         ref = block.ref
         wallet.take_block(BlockPlace(ref.height, ref.hash, UnixTime(ref.time)), block.transactions)

@@ -80,6 +80,7 @@ class Wallet:
         write: puts a change on disk or raises StorageFailed; None keeps nothing (the guard's wallet).
         now: unix time, for noting when transactions were first seen.
         look_ahead: unused addresses in a row that a restore looks across.
+        fresh: the seed was made just now: a wallet that was never fed begins at the tip, not with the first block.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class Wallet:
         *,
         now: Callable[[], float] = time.time,
         look_ahead: int = LOOK_AHEAD,
+        fresh: bool = True,
     ) -> None:
+        self.fresh = fresh
         self._keys, self._now = keys, now
         self._write = write or (lambda changes: None)
         self._builder = Builder(keys)
@@ -107,10 +110,16 @@ class Wallet:
 
     @classmethod
     def open(
-        cls, keys: KeyTree, store: Store, *, now: Callable[[], float] = time.time, look_ahead: int = LOOK_AHEAD
+        cls,
+        keys: KeyTree,
+        store: Store,
+        *,
+        now: Callable[[], float] = time.time,
+        look_ahead: int = LOOK_AHEAD,
+        fresh: bool = True,
     ) -> "Wallet":
         """The wallet kept in a store. Raises StorageFailed."""
-        return cls(keys, store.load_wallet(), store.write_wallet, now=now, look_ahead=look_ahead)
+        return cls(keys, store.load_wallet(), store.write_wallet, now=now, look_ahead=look_ahead, fresh=fresh)
 
     # --- following the chain ------------------------------------------------------------------------------------------
 

@@ -106,3 +106,29 @@ def test_a_directory_in_its_place_is_refused(seed: SeedFile) -> None:
     seed.path.mkdir()
     with pytest.raises(UserError, match="no plain file"):
         seed.read()
+
+
+def test_only_words_made_just_now_are_fresh_and_only_until_a_wallet_was_opened(tmp_path: Path) -> None:
+    made, typed = tmp_path / "made", tmp_path / "typed"
+    for directory in (made, typed):
+        directory.mkdir()
+    SeedFile(made).create(GOOD, fresh=True)
+    SeedFile(typed).create(GOOD)
+    assert SeedFile(made).is_fresh()
+    assert not SeedFile(typed).is_fresh()
+    SeedFile(made).mark_used()
+    SeedFile(made).mark_used()
+    assert not SeedFile(made).is_fresh()
+
+
+def test_words_typed_after_a_creation_that_broke_off_are_not_fresh(tmp_path: Path) -> None:
+    (tmp_path / "seed.fresh").touch()
+    SeedFile(tmp_path).create(GOOD)
+    assert not SeedFile(tmp_path).is_fresh()
+
+
+def test_an_attempt_to_overwrite_does_not_change_whether_a_seed_is_fresh(seed: SeedFile) -> None:
+    seed.create(GOOD)
+    with pytest.raises(UserError, match="never overwritten"):
+        seed.create(OTHER, fresh=True)
+    assert not seed.is_fresh()

@@ -132,3 +132,29 @@ async def test_what_cannot_be_written_is_not_given_out(rich: Wallet, store: Stor
     with pytest.raises(StorageFailed):
         await rich.reserve_coins(b"close", Sat(1_000))
     assert rich.balance().set_aside == before.set_aside == 0
+
+
+async def test_a_seed_that_may_have_been_used_is_looked_for_from_the_first_block(
+    rich: Wallet, world: Any, keys: KeyTree, tmp_path: Path
+) -> None:
+    """A restored seed, or a database that was lost: `rrnode start` finds the coins without being told."""
+    lost = Store.open(tmp_path / "lost.sqlite", node_id=keys.node_id(), network="regtest")
+    again = Wallet.open(keys, lost, fresh=False)
+    await catch_up(again, world.chain)
+    assert again.balance() == rich.balance()
+    assert Wallet.open(keys, lost).balance() == rich.balance()
+    lost.close()
+
+
+async def test_an_interrupted_restore_goes_on_where_it_was(world: Any, keys: KeyTree, tmp_path: Path) -> None:
+    wallet = Wallet(keys, WalletState())
+    await world.give((wallet.script_at(700), 10_000))
+    await world.mine(150)
+    store = Store.open(tmp_path / "half.sqlite", node_id=keys.node_id(), network="regtest")
+    half = Wallet.open(keys, store, fresh=False)
+    half.begin_at((BlockHeight(20), (await world.chain.block_at(20)).hash))
+    half.flush()
+    again = Wallet.open(keys, store, fresh=False)
+    await catch_up(again, world.chain)
+    assert again.balance().confirmed == 10_000
+    store.close()
