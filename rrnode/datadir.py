@@ -20,7 +20,6 @@ SOCKET_NAME = "control.sock"
 SOCKET_PATH_MAX = 107  # bytes: `sun_path` of Linux is 108 with its end mark (unix(7)); macOS has 104
 PID_NAME = "rrnode.pid"
 LOG_NAME = "rrnode.log"
-RESCAN_NAME = "rescan"  # holds the height from which the next start looks for the coins of a restored seed
 
 
 def default_data_dir(network: str) -> Path:
@@ -146,26 +145,3 @@ def locked(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)  # the lock goes with it; the file stays, or two could hold two files of one name
-
-
-def ask_rescan(data_dir: Path, from_height: int) -> None:
-    """Let the next start look for coins of the seed in every block from this height on. Raises UserError."""
-    try:
-        (data_dir / RESCAN_NAME).write_text(f"{from_height}\n")
-    except OSError as error:
-        raise UserError(f"{data_dir / RESCAN_NAME} cannot be written: {error.strerror}") from None
-
-
-def rescan_asked(data_dir: Path) -> int | None:
-    """From which height to look for coins, None when nobody asked."""
-    try:
-        return int((data_dir / RESCAN_NAME).read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return 0
-
-
-def rescan_done(data_dir: Path) -> None:
-    """The coins were found and are on disk."""
-    (data_dir / RESCAN_NAME).unlink(missing_ok=True)

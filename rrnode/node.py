@@ -61,7 +61,6 @@ from rrnode.config.settings import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.text import peer_text, txid_text
-from rrnode.datadir import rescan_asked, rescan_done
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import ChainUnavailable, StorageFailed, UserError
 from rrnode.guard import Keeper
@@ -76,7 +75,7 @@ from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.storage import Store
-from rrnode.wallet import Wallet, catch_up, rescan
+from rrnode.wallet import Wallet, catch_up
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
@@ -383,7 +382,7 @@ class Node:
     async def _follow(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Wallet first, then the channels: a crash in between repeats the batch, and the wallet takes it once."""
         await self.follower.start()
-        await self._bring_wallet_up()
+        await catch_up(self.wallet, self.backend)
         self._taken_in = self.follower.height
         task_status.started()
         await self._tell_reserve()
@@ -401,13 +400,6 @@ class Node:
                 await self.dispatcher.post(batch.facts[-1], cursor=cursor, before=partial(self._took_in, batch.tip))
             if concerned or batch.connected:
                 await self._tell_reserve()
-
-    async def _bring_wallet_up(self) -> None:
-        asked = rescan_asked(self.settings.data_dir)
-        if asked is not None:
-            await rescan(self.wallet, self.backend, BlockHeight(asked))
-            rescan_done(self.settings.data_dir)
-        await catch_up(self.wallet, self.backend)
 
     def _took_in(self, tip: BlockRef) -> None:
         self._taken_in = tip.height

@@ -78,9 +78,6 @@ def init(
     restore: Annotated[
         bool, typer.Option("--restore", help="From 24 words that you have; asked for, or from a pipe.")
     ] = False,
-    from_height: Annotated[
-        int, typer.Option(min=0, help="With --restore: block from which to look for coins; too low only costs time.")
-    ] = 0,
     operator: Annotated[str | None, typer.Option(help="A name for whoever runs this node; peers see it.")] = None,
     route: Annotated[
         bool | None, typer.Option("--route", help="Accept connections and carry payments for others.")
@@ -105,7 +102,6 @@ def init(
         set_=assign,
     )
     from rrnode.config import CONFIG_NAME, load
-    from rrnode.datadir import ask_rescan, make_private
     from rrnode.keys import KeyTree, SeedFile, new_words
 
     seed, config = SeedFile(now.data_dir), now.data_dir / CONFIG_NAME
@@ -117,9 +113,6 @@ def init(
     settings = load(now.data_dir, flags=flags, need_file=False)
     words = _asked_words() if restore else new_words()
     keys = KeyTree(words, settings.network)
-    if restore:
-        make_private(now.data_dir)
-        ask_rescan(now.data_dir, from_height)
     _write(settings, flags, lambda: seed.create(words, fresh=not restore))
     from rrnode.control.text import peer_text
 
