@@ -90,7 +90,7 @@ def bench(name: str, *, about: str, long: bool = False) -> Callable[[Callable[[]
 def benches() -> dict[str, Bench]:
     """Everything that the modules of this package registered, in the order of modules."""
     for each in sorted(pkgutil.iter_modules(tools.bench.__path__), key=lambda module: module.name):
-        if each.name != "__main__":
+        if each.name != "__main__" and not each.name.endswith("_worker"):  # those are processes of their own
             importlib.import_module(f"tools.bench.{each.name}")
     return dict(_benches)
 
