@@ -26,7 +26,7 @@ from protocols.onchain import ec
 from protocols.payment.events import Kind, LockRequested, PayRequested, PromiseMade
 from protocols.payment.payee import flood_of, lock_blocks
 from protocols.routing.config import BudgetConfig, RoutingConfig
-from protocols.routing.events import FloodRequested, OfferArrived, OffersWanted
+from protocols.routing.events import FloodRequested, OfferArrived, OffersNoLongerWanted, OffersWanted
 from protocols.units import Amount, BlockDelta, Msat, UnixTime
 from rrnode.chain.configured import backend_of
 from rrnode.config.settings import (
@@ -67,7 +67,7 @@ def settings_of(order: dict[str, Any]) -> Settings:
         data_dir=Path(order["dir"]),
         roles=RoleSettings(route=order["routes"]),
         host=HostSettings(listen=("/ip4/127.0.0.1/tcp/0",) if order["routes"] else ()),
-        chain=ChainSettings(kind="bitcoind", url=order["chain"], cookie_file=order["cookie"], poll_seconds=0.05),
+        chain=ChainSettings(kind="bitcoind", url=order["chain"], cookie_file=order["cookie"], poll_seconds=0.5),
         fees=FeeSettings(neighbours=tuple(order.get("fees", ()))),
         locks=LockSettings(lock_delta=BlockDelta(order.get("delta", 6)), final_lock=BlockDelta(9)),
         channels=ChannelSettings(
@@ -82,7 +82,7 @@ class Worker:
     def __init__(self, node: Node) -> None:
         self.node, self.owner = node, Owner(node)
         self.counts = {"sign": 0, "verify": 0, "commits": 0}
-        self.commit_seconds = 0.0
+        self.commit_seconds = self.commit_cpu = 0.0
         self.sent_at = 0.0
         self.offers: list[tuple[float, int]] = []
         self._count()
@@ -99,9 +99,10 @@ class Worker:
             return verify(public_key, digest, signature)
 
         def counted_commit(*arguments: Any, **options: Any) -> None:
-            begun = time.perf_counter()
+            begun, worked = time.perf_counter(), time.thread_time()
             commit(*arguments, **options)
             self.counts["commits"] += 1
+            self.commit_cpu += time.thread_time() - worked
             self.commit_seconds += time.perf_counter() - begun
 
         ec.sign, ec.verify = counted_sign, counted_verify
@@ -261,6 +262,9 @@ class Worker:
                     payers.start_soon(payer)
             seconds = time.monotonic() - begun
             nursery.cancel_scope.cancel()
+        for text in hashes:  # a subscription holds so many filters, and the next payments need them
+            node.subscribed.forget(PaymentHash(bytes.fromhex(text)))
+            node.routing.tell(OffersNoLongerWanted(payment_hash=PaymentHash(bytes.fromhex(text)), now=node.now()))
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(hashes)} payments failed, the first: {failed[0]}")
         return seconds
@@ -275,6 +279,7 @@ class Worker:
         return {
             **self.counts,
             "commit_seconds": self.commit_seconds,
+            "commit_cpu": self.commit_cpu,
             "batches": self.node.dispatcher.batches,
             "cpu": time.process_time(),
             "rss": _resident(),
