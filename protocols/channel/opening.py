@@ -33,7 +33,7 @@ from protocols.channel.step import Env, Step, keep, store
 from protocols.errors import MisuseError
 from protocols.ids import ChannelId, PeerId, Txid, channel_id_of
 from protocols.onchain import commitment, ec
-from protocols.onchain.funding import funding_output_script, pays_funding
+from protocols.onchain.funding import COINBASE_MATURITY, funding_output_script, is_block_reward, pays_funding
 from protocols.onchain.keys import BasePoints, ChannelKeys, payout_script
 from protocols.onchain.scripts import is_shutdown_script
 from protocols.onchain.tx import txid_of
@@ -399,7 +399,11 @@ def confirmed(channel: Channel, event: TxConfirmed, env: Env) -> Step:
         return _not_funded(channel)
     if channel.funding_height == event.height:
         return keep(channel)
-    return deepen(replace(channel, funding_height=event.height), channel, env)
+    changed = replace(channel, funding_height=event.height)
+    if not channel.we_fund and is_block_reward(event.transaction):
+        # Before it is mature we could not claim on the chain what the funder owes us (BOLT 2, `channel_ready`).
+        changed = replace(changed, minimum_depth=max(channel.minimum_depth, COINBASE_MATURITY))
+    return deepen(changed, channel, env)
 
 
 def _not_funded(channel: Channel) -> Step:

@@ -412,7 +412,10 @@ def _taken(before: Channel, after: Channel, env: Env) -> tuple[Channel, list[Cha
 
 
 def _unacceptable(channel: Channel, each: Htlc, env: Env) -> FailureCode | None:
-    """Lawful, but no: an HTLC that we could not claim in time, that locks for too long, or that is dust beyond measure."""
+    """Lawful, but no: an HTLC of coins that a reorganisation took out of the chain, that we could not claim in time, that
+    locks for too long, or that is dust beyond measure."""
+    if not channel.deep:
+        return FailureCode.NODE_BUSY
     if each.expiry <= env.facts.tip + env.config.settle_margin:
         return FailureCode.EXPIRY_TOO_SOON
     if each.expiry > env.facts.tip + env.config.max_expiry:

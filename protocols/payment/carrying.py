@@ -62,8 +62,9 @@ class Carrying:
     def _lock(self, forward: Forward, offers: Sequence[KeptOffer], facts: Facts) -> None:
         """Offer the HTLC on to the cheapest kept offer that takes it, or fail it back."""
         policy, channel = self._desk.config.forward, self._desk.book.get(forward.incoming.channel_id)
-        if channel is None or channel.phase in _ENDING or not self._desk.holds(forward.incoming):
-            # The chain decides over the incoming HTLC now; to lock another one for it would only be a risk.
+        if channel is None or channel.phase in _ENDING or not channel.deep or not self._desk.holds(forward.incoming):
+            # The chain decides over the incoming HTLC now, or may take the channel's coins away (a reorganisation did
+            # take their confirmations): to lock another one for it would only be a risk.
             self._give_up(forward, FailureCode.CHANNEL_CLOSING, facts)
             return
         fit = forwarder.carry(forward, channel.asset, offers, policy=policy, tip=facts.tip, now=facts.now)

@@ -32,10 +32,10 @@ from protocols.channel.events import (
 )
 from protocols.channel.state import Phase, is_usable, receivable, spendable
 from protocols.errors import MisuseError
-from protocols.ids import ChannelId, channel_id_of
+from protocols.ids import ChannelId, Txid, channel_id_of
 from protocols.onchain import commitment
 from protocols.onchain.funding import funding_output_script
-from protocols.onchain.tx import txid_of
+from protocols.onchain.tx import Tx, TxInput, TxOutput, txid_of
 from protocols.units import BlockHeight, Msat, Sat
 from protocols.wire.channel import (
     AcceptChannel,
@@ -488,6 +488,29 @@ def test_too_little_in_the_funding_output_is_seen(kit: Any, pair: Any) -> None:
     wrong = kit.funding_of(script, Sat(kit.capacity - 1))
     bob.ask(TxConfirmed(txid=bob.now.funding.txid, height=kit.tip_at, transaction=wrong))
     assert bob.channel is None
+
+
+def test_a_funding_in_a_block_reward_is_used_only_when_a_commitment_could_spend_it(kit: Any, pair: Any) -> None:
+    """Until it is mature, nothing that the funder owes could be claimed, and HTLCs would time out meanwhile."""
+    pair.connected = True
+    pair.alice.batch(kit.request())
+    pair.quiet()
+    order = next(each for each in pair.alice.done if isinstance(each, BuildFunding))
+    reward = Tx(
+        2,
+        (TxInput(Txid(bytes(32)), 0xFFFFFFFF, 0xFFFFFFFF, (bytes(32),)),),
+        (TxOutput(order.amount, order.script),),
+        0,
+    )
+    funding = FundingBuilt(channel_id=order.channel_id, transaction=reward.serialize(), output_index=0)
+    pair.alice.batch(funding)
+    pair.quiet()
+    pair.confirm()
+    pair.quiet()
+    for depth, phase in ((99, Phase.CONFIRMING), (100, Phase.OPEN)):
+        pair.tip(BlockHeight(kit.tip_at + depth - 1))
+        pair.quiet()
+        assert pair.bob.now.phase is phase
 
 
 def test_another_transaction_means_nothing(kit: Any, opened: Any) -> None:

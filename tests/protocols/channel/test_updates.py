@@ -24,6 +24,8 @@ from protocols.channel.events import (
     SettleHtlc,
     StoreChannel,
     StoreRevoked,
+    TxConfirmed,
+    TxUnconfirmed,
 )
 from protocols.channel.state import Balances, Stage, live_htlcs, receivable, spendable, undecided
 from protocols.errors import MisuseError
@@ -317,6 +319,21 @@ def test_an_htlc_that_we_could_not_defend_is_failed_back_untold(kit: Any, expiry
     assert pair.bob.received() == []
     (failed,) = [each for each in pair.alice.told if isinstance(each, HtlcFailed)]
     assert failed.code is code
+
+
+def test_an_htlc_of_coins_that_a_reorganisation_took_away_is_failed_back_untold(kit: Any, opened: Any) -> None:
+    """Whoever carried it on, or released its preimage, could be left with a channel that holds nothing."""
+    alice, bob = opened.alice, opened.bob
+    bob.batch(TxUnconfirmed(txid=bob.now.funding.txid))
+    alice.batch(kit.offer(alice.now, 1))
+    opened.quiet()
+    assert bob.received() == []
+    (failed,) = [each for each in alice.told if isinstance(each, HtlcFailed)]
+    assert failed.code is FailureCode.NODE_BUSY
+    bob.batch(TxConfirmed(txid=bob.now.funding.txid, height=kit.tip_at, transaction=alice.now.funding_transaction))
+    alice.batch(kit.offer(alice.now, 1))
+    opened.quiet()
+    assert len(bob.received()) == 1
 
 
 def test_a_wrong_preimage_of_our_own_is_our_own_bug(kit: Any, opened: Any) -> None:

@@ -220,6 +220,15 @@ def test_no_other_offer_is_tried_once_the_chain_decides_over_the_incoming_htlc(k
     assert again.channel("far").htlcs == ()
 
 
+def test_no_other_offer_is_tried_while_a_reorganisation_holds_the_incoming_channels_coins(kit, desk):
+    carried(kit, desk, kit.offer("near", OUT, quote=IN))
+    shaken = replace(desk.channel("up"), deep=False)
+    again = kit.Desk(shaken, desk.channel("near"), desk.channel("far"), forwards=desk.engine.forwards())
+    again.failed("near")
+    assert again.do(answer(kit, kit.offer("far", OUT, quote=IN)))[-1] == failing(kit, FailureCode.CHANNEL_CLOSING)
+    assert again.channel("far").htlcs == ()
+
+
 def test_no_other_offer_is_tried_for_an_incoming_htlc_that_is_gone(kit, desk):
     carried(kit, desk, kit.offer("near", OUT, quote=IN))
     gone = replace(desk.channel("up"), htlcs=())
