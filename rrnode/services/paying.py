@@ -440,17 +440,23 @@ class Paying:
         if verdict.judgement is Judgement.REFUSED:
             code = DeliveryCode.TOO_MANY if verdict.busy else DeliveryCode.REFUSED
             raise NotTaken(code, verdict.reason)
-        if promise is None:
-            made = promise_of(init, config=self._config, entropy=os.urandom(32))
-            try:
-                _refused(await self._ask(made))
-            except UserError as error:
-                raise NotTaken(DeliveryCode.REFUSED, str(error)) from None
-            except StorageFailed:
-                raise NotTaken(DeliveryCode.TOO_MANY, "the payee's node takes on nothing new at the moment") from None
-            promise = self._engine.promise(payment_hash)
-            assert promise is not None
-        self._tell(flood_of(promise, init.ceiling, init.expiry, entropy=os.urandom(32), now=self._now()))
+        made = promise or promise_of(init, config=self._config, entropy=os.urandom(32))
+        # Offers bind nobody: they leave while the promise is on its way to the disk, which a payer would wait for. What is
+        # locked before that queues behind the promise, and after a crash in between it is failed back.
+        self._tell(flood_of(made, init.ceiling, init.expiry, entropy=os.urandom(32), now=self._now()))
+        if isinstance(made, PromiseMade):
+            await self._keep(made)
+
+    async def _keep(self, made: PromiseMade) -> None:
+        """Store a promise that is asked for already; if it cannot be stored, stop asking. Raises NotTaken."""
+        try:
+            _refused(await self._ask(made))
+        except UserError as error:
+            self._tell(FloodEnded(payment_hash=made.payment_hash, now=self._now()))
+            raise NotTaken(DeliveryCode.REFUSED, str(error)) from None
+        except StorageFailed:
+            self._tell(FloodEnded(payment_hash=made.payment_hash, now=self._now()))
+            raise NotTaken(DeliveryCode.TOO_MANY, "the payee's node takes on nothing new at the moment") from None
 
     def promise_changed(self, effect: PromiseChanged) -> None:
         """Tell followers, and stop asking once the payment is in."""

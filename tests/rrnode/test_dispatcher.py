@@ -12,7 +12,7 @@ from protocols.facts import Facts
 from protocols.ids import ChannelId, PaymentHash
 from protocols.payment.events import FindOffers, OffersFound
 from protocols.units import BlockHeight, FeeRate, UnixTime
-from rrnode.dispatcher import Batch, Dispatcher, Halted
+from rrnode.dispatcher import Batch, Dispatcher, Halted, _Posted
 from rrnode.errors import StorageFailed
 
 
@@ -96,7 +96,7 @@ async def test_nothing_leaves_when_the_commit_fails_and_nothing_more_is_taken_on
             await world.dispatcher.ask(Pay(1))
         asked.append("told")
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - a nursery is one thing
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.dispatcher.run)
             nursery.start_soon(ask)
@@ -111,7 +111,7 @@ async def test_nothing_leaves_when_the_commit_fails_and_nothing_more_is_taken_on
 async def test_a_bug_in_the_engine_halts_the_node_before_anything_leaves() -> None:
     world = World()
     world.bug = True
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - a nursery is one thing
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.dispatcher.run)
             await world.dispatcher.post(Pay(1))
@@ -170,3 +170,56 @@ async def test_a_cursor_alone_is_committed() -> None:
         await world.dispatcher.ask("other")
         nursery.cancel_scope.cancel()
     assert [batch.cursor for batch in world.disk] == [(5, b"h" * 32)]
+
+
+async def test_whoever_asks_while_the_node_stops_is_told_that_it_did_not_happen() -> None:
+    world = World()
+    world.gate = trio.Event()
+    told: list[int] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(Halted, match="the node has stopped"):
+            await world.dispatcher.ask(Pay(number))
+        told.append(number)
+
+    async with trio.open_nursery() as asking:
+        async with trio.open_nursery() as serving:
+            serving.start_soon(world.dispatcher.run)
+            committed: list[list[Any]] = []
+
+            @asking.start_soon
+            async def _() -> None:
+                committed.append(await world.dispatcher.ask(Pay(0)))
+
+            await trio.testing.wait_all_tasks_blocked()  # its commit is under way
+            for number in (1, 2):
+                asking.start_soon(ask, number)
+            await trio.testing.wait_all_tasks_blocked()
+            serving.cancel_scope.cancel()
+            world.gate.set()
+    assert committed == [[Sent(0)]]  # what was committed was performed, and is not denied
+    assert sorted(told) == [1, 2]
+    assert [effect for effect, _ in world.left] == [Sent(0)]
+    with pytest.raises(Halted):
+        await world.dispatcher.ask(Pay(3))
+
+
+async def test_an_answer_that_is_on_disk_is_given_although_the_next_batch_fails() -> None:
+    world = World()
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        answers.append(await world.dispatcher.ask(Pay(1)))
+        answers.append(world.dispatcher.halted)
+
+    def fail_next(effect: Any) -> None:
+        world.fails = True
+        world.dispatcher._send.send_nowait(_Posted(Pay(2)))  # there before whoever asked is awake
+
+    world.dispatcher._perform = fail_next  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - a nursery is one thing
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.dispatcher.run)
+            nursery.start_soon(ask)
+    assert caught.group_contains(Halted)
+    assert answers[0] == [Sent(1)]

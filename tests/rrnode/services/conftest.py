@@ -1,0 +1,20 @@
+"""Hosts on a memory network for tests of services, see `services_kit`."""
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from services_kit import Net
+
+
+@pytest.fixture
+async def net() -> AsyncIterator[Net]:
+    """An empty network with a delay of 10 ms; whatever is started on it ends with the test."""
+    async with trio.open_nursery() as nursery:
+        yield Net(nursery)
+        nursery.cancel_scope.cancel()
