@@ -476,8 +476,10 @@ def tip_changed(channel: Channel, env: Env) -> Step:
     step = deepen(channel, channel, env)
     if step.channel is None or channel.funding_height is not None:
         return step
-    never_deep = channel.phase is Phase.CONFIRMING and not channel.ready_sent
-    if never_deep and env.facts.tip - channel.opened_tip > env.config.funding_patience:
+    # A fundee waits no longer because the funder talks of closing already.
+    waits = (Phase.CONFIRMING,) if channel.we_fund else (Phase.CONFIRMING, Phase.SHUTTING, Phase.CLOSING)
+    overdue = env.facts.tip - channel.opened_tip > env.config.funding_patience
+    if channel.phase in waits and not channel.ready_sent and overdue:
         return _patience_lost(channel, env)
     if channel.we_fund:
         return Step(step.channel, (*step.effects, publish_funding(channel)))

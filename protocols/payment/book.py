@@ -42,7 +42,6 @@ from protocols.units import AssetId, Msat, Sat, floor_to_sat, to_msat
 from protocols.wire.channel import AcceptChannel, Error, FundingCreated, OpenChannel, Warn
 
 ALL_CHANNELS = ChannelId(bytes(32))  # BOLT 1: an error for the peer, not for one channel
-_UNCONFIRMED = BEFORE_FUNDING | {Phase.CONFIRMING}
 SMALLEST_OUTPUT = Sat(330)  # no HTLC below it can ever be an output, whatever dust limits were agreed (BOLT 3)
 
 
@@ -256,7 +255,7 @@ class Book:
             problem = "no room for another channel here"
         elif sum(channel.peer == event.peer for channel in live) >= self._config.max_channels_per_peer:
             problem = "there are too many channels between us already"
-        elif sum(_costs_nothing(channel, event.peer) for channel in live) >= self._config.max_opening_per_peer:
+        elif sum(each.peer == event.peer and _is_unfunded(each) for each in live) >= self._config.max_opening_per_peer:
             problem = "too many of your channels are not confirmed yet"
         else:
             return None
@@ -326,10 +325,11 @@ class Book:
                 self._watches.setdefault(channel.channel_id, {})[key] = None
 
 
-def _costs_nothing(channel: Channel, peer: PeerId) -> bool:
-    """Whether this peer opens the channel and has nothing confirmed in it."""
-    return channel.peer == peer and not channel.we_fund and channel.phase in _UNCONFIRMED
+def _is_unfunded(channel: Channel) -> bool:
+    """Whether its peer opens the channel and has nothing confirmed in it, however far the talk about it went."""
+    return not channel.we_fund and channel.funding_height is None and not channel.ready_sent
 
 
 def _is_guarded(channel: Channel) -> bool:
-    return channel.phase not in BEFORE_FUNDING and channel.phase is not Phase.CLOSED
+    """Whether its end on the chain is to be paid for. What a peer says it will fund must not use up the reserve."""
+    return channel.phase not in BEFORE_FUNDING and channel.phase is not Phase.CLOSED and not _is_unfunded(channel)

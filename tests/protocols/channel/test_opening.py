@@ -571,6 +571,21 @@ def test_a_fundee_forgets_a_funding_that_never_confirms(kit: Any, pair: Any) -> 
     ]
 
 
+def test_a_fundee_forgets_a_funding_that_never_confirms_though_the_funder_talks_of_closing(kit: Any, pair: Any) -> None:
+    """Or a peer could fill the node with channels that cost it nothing."""
+    opening_until(pair, kit, Phase.CONFIRMING)
+    pair.quiet()
+    pair.alice.batch(CloseRequested(channel_id=pair.alice.now.channel_id, force=False))
+    pair.quiet()
+    assert pair.bob.now.phase is Phase.CLOSING
+    pair.bob.tip = BlockHeight(kit.tip_at + 2016)
+    pair.bob.ask(TipChanged())
+    assert pair.bob.channel is not None
+    pair.bob.tip = BlockHeight(kit.tip_at + 2017)
+    pair.bob.ask(TipChanged())
+    assert pair.bob.channel is None
+
+
 def test_a_funder_frees_the_inputs_but_keeps_the_way_back(kit: Any, pair: Any) -> None:
     alice = opening_until(pair, kit, Phase.CONFIRMING).alice
     permanent = alice.now.channel_id

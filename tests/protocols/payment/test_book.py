@@ -306,3 +306,19 @@ def test_channels_that_have_closed_or_hold_nothing_yet_need_no_reserve(kit):
     assert not desk.engine._book.covered
     desk.do(ChainReserveChanged(confirmed_sat=needed * 10_000))
     assert desk.engine._book.covered
+
+
+def test_channels_that_a_peer_only_says_it_will_fund_use_up_no_reserve(kit):
+    """Else a stranger could stop every payment of ours with a few messages that cost it nothing."""
+    said = [
+        kit.channel(phase.name, of="stranger", phase=phase, we_fund=False, deep=False)
+        for phase in (Phase.CONFIRMING, Phase.SHUTTING, Phase.CLOSING, Phase.FORCED)
+    ]
+    desk = kit.Desk(kit.channel("up"), *said, reserve=10_000)
+    assert desk.engine._book.covered
+    funded = replace(said[0], funding_height=kit.TIP)
+    assert not kit.Desk(kit.channel("up"), funded, reserve=10_000).engine._book.covered
+    # And talking of a close does not make room for more of them.
+    message = MessageReceived(peer=kit.peer("stranger"), message=open_channel(kit.channel_id("new")), key_index=1)
+    (refused,) = desk.do(message)
+    assert refused.message.text == "too many of your channels are not confirmed yet"
