@@ -182,7 +182,13 @@ def promise_of(init: Initialization, *, config: EngineConfig, entropy: bytes) ->
 
 
 def flood_of(
-    promise: Promise, ceiling: Amount, expiry: UnixTime, *, entropy: bytes, now: UnixTime, least_hops: int = 8
+    promise: Promise | PromiseMade,
+    ceiling: Amount,
+    expiry: UnixTime,
+    *,
+    entropy: bytes,
+    now: UnixTime,
+    least_hops: int = 8,
 ) -> FloodRequested:
     """The first routing message for a promise: the hop budget starts at a random value (R8).
 
