@@ -398,8 +398,16 @@ class Node:
                 await self.dispatcher.post(fact)
             if batch.facts:
                 await self.dispatcher.post(batch.facts[-1], cursor=cursor, before=partial(self._took_in, batch.tip))
-            if concerned or batch.connected:
+            if batch.connected:
+                await self._publish_own_sends()
+            if concerned or batch.connected or batch.fork is not None:
                 await self._tell_reserve()
+
+    async def _publish_own_sends(self) -> None:
+        """What our owner sent and no block holds yet is told again: mempools forget."""
+        with suppress(ChainUnavailable):
+            for transaction in await trio.to_thread.run_sync(self.wallet.unpublished):
+                await self.backend.publish((transaction,))
 
     def _took_in(self, tip: BlockRef) -> None:
         self._taken_in = tip.height
@@ -408,10 +416,14 @@ class Node:
         self._notify()
 
     async def _tell_reserve(self) -> None:
-        """Tell the engine what the wallet could pay fees with (DESIGN 6); None while the chain is away."""
+        """Tell the engine what the wallet could pay fees with (DESIGN 6); None while the chain is away.
+
+        Or while we are behind it: an HTLC that seems to have time left could have expired long ago, and whoever took it
+        on, or released its preimage, would lose it.
+        """
         confirmed: int | None = None
         self._keep_reserve()
-        if not self.follower.trouble:
+        if not self.follower.trouble and not self.follower.behind:
             confirmed = await trio.to_thread.run_sync(self.wallet.confirmed_for_fees)
         if confirmed != self._told_reserve:
             self._told_reserve = confirmed

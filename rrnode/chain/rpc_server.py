@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import trio
 from bitcoin import segwit_addr
 from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
@@ -111,7 +112,8 @@ def _script_of_descriptor(value: Json) -> bytes:
 class _Methods:
     """One method per RPC; the name after `rpc_` is Bitcoin Core's."""
 
-    def __init__(self, chain: KernelChain) -> None:
+    def __init__(self, chain: KernelChain, stopping: trio.Event) -> None:
+        self._stopping = stopping
         self._chain = chain
 
     async def call(self, name: Json, params: Json) -> Json:
@@ -291,6 +293,10 @@ class _Methods:
     async def _mine(self, blocks: Json, script: bytes) -> Json:
         return [_shown(made) for made in await self._chain.mine(_whole(blocks, 0, MAX_MINED), script)]
 
+    async def rpc_stop(self) -> Json:
+        self._stopping.set()
+        return "the chain is stopping"
+
     async def rpc_invalidateblock(self, block_hash: Json) -> Json:
         await self._block(block_hash)
         await self._chain.invalidate(_hash(block_hash))
@@ -309,9 +315,9 @@ async def _answer(methods: _Methods, request: Json) -> tuple[int, Json]:
         return status, {"result": None, "error": {"code": error.code, "message": error.message}, "id": reference}
 
 
-def application(chain: KernelChain, secret: str) -> Starlette:
+def application(chain: KernelChain, secret: str, stopping: trio.Event | None = None) -> Starlette:
     """The ASGI application; `secret` is the cookie's whole text, `user:password`."""
-    methods = _Methods(chain)
+    methods = _Methods(chain, trio.Event() if stopping is None else stopping)
     expected = b"Basic " + base64.b64encode(secret.encode())
 
     async def endpoint(request: Request) -> Response:
@@ -355,8 +361,13 @@ def _write_cookie(path: Path) -> str:
 
 
 @asynccontextmanager
-async def serving(chain: KernelChain, *, port: int, cookie: Path) -> AsyncIterator[int]:
+async def serving(
+    chain: KernelChain, *, port: int, cookie: Path, stopping: trio.Event | None = None
+) -> AsyncIterator[int]:
     """Serve a running chain on 127.0.0.1 while inside; gives the port (the one chosen, when 0 was asked for).
+
+    Args:
+        stopping: set when a client asks to `stop`; acting on it is the caller's part.
 
     Raises:
         OSError: the port is in use, or the cookie cannot be written.
@@ -377,7 +388,7 @@ async def serving(chain: KernelChain, *, port: int, cookie: Path) -> AsyncIterat
     config.errorlog = None
     config.graceful_timeout = 0.5
     config.keep_alive_timeout = 60.0
-    app: Any = application(chain, secret)
+    app: Any = application(chain, secret, stopping)
     try:
         async with background() as nursery:
             await nursery.start(partial(hypercorn_serve, app, config))

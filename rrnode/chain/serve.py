@@ -20,6 +20,8 @@ from rrnode.errors import ChainUnavailable
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
 
+ANSWER_LEAVES = 0.2  # seconds for the answer to `stop` to reach whoever asked
+
 
 async def serve_chain(
     directory: Path,
@@ -30,16 +32,18 @@ async def serve_chain(
     feerate: FeeRate = RELAY_FLOOR,
     task_status: "TaskStatus[int]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; the port is told when others may connect.
+    """Serve until cancelled, or until a client asks to stop; the port is told when others may connect.
 
     Raises:
         ChainUnavailable: the directory is in use or unusable.
         OSError: the port is in use, or the cookie cannot be written.
     """
     chain = KernelChain(directory, feerate=feerate, mine_every=mine_every)
-    async with chain.running(), serving(chain, port=port, cookie=cookie) as chosen:
+    stopping = trio.Event()
+    async with chain.running(), serving(chain, port=port, cookie=cookie, stopping=stopping) as chosen:
         task_status.started(chosen)
-        await trio.sleep_forever()
+        await stopping.wait()
+        await trio.sleep(ANSWER_LEAVES)
 
 
 async def _until_signal(directory: Path, port: int, cookie: Path, mine_every: float | None, feerate: FeeRate) -> None:
@@ -50,6 +54,7 @@ async def _until_signal(directory: Path, port: int, cookie: Path, mine_every: fl
                 await serve_chain(
                     directory, port=port, cookie=cookie, mine_every=mine_every, feerate=feerate, task_status=task_status
                 )
+                nursery.cancel_scope.cancel()
 
             chosen = await nursery.start(serve)
             print(f"a regtest is served at http://127.0.0.1:{chosen}, its cookie is in {cookie}", flush=True)

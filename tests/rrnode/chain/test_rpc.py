@@ -74,7 +74,7 @@ async def test_without_the_cookie_nothing_is_answered(served, auth):
         (b"17", 400, -32600),
         (b"[]", 400, -32600),
         (b'{"id":1}', 404, -32601),
-        (request("stop"), 404, -32601),
+        (request("dumpwallet"), 404, -32601),
         (request("__init__"), 404, -32601),
         (request("getblockhash"), 500, -32602),
         (request("getblockhash", 1, 2), 500, -32602),
