@@ -140,6 +140,7 @@ class Follower:
                 outputs are told from the mempool in any case.
         """
         self.trouble: str | None = None  # why the chain cannot be followed now, for people
+        self.behind = True  # the best chain went on, or another way, while we were away: `height` is not the world's
         self._backend, self._cursor, self._whole_mempool = backend, cursor, mempool
         self._watches = Watches()
         self._rescans: list[_Rescan] = []
@@ -169,12 +170,12 @@ class Follower:
         """
         best = await self._backend.tip()
         if self._cursor is None:
-            self._refs = [best]
+            self._refs, self.behind = [best], False
             return
         height, block_hash = self._cursor
         ref = await self._backend.block_at(height)
         if ref is not None and ref.hash == block_hash:
-            self._refs = [ref]
+            self._refs, self.behind = [ref], ref.hash != best.hash
             return
         fork = await self._fork_below(height, block_hash, best)
         log.warning("chain.reorganised_while_away", height=height, fork=fork.height)
@@ -275,6 +276,7 @@ class Follower:
             if there is None or there.hash != tip.hash:
                 return None
         batch = self._take(fork, kept, blocks, past, mempool)
+        self.behind = tip.hash != best.hash
         if mempool is not None and mempool.present <= self._seen:
             self._settled = tip
         return batch
