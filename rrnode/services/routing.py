@@ -139,7 +139,10 @@ class RoutingService:
         self.sessions.drop(peer)
 
     def _outbox(self, peer: PeerId) -> Outbox:
-        return self._outboxes.setdefault(peer, Outbox(self._epoch))
+        outbox = self._outboxes.get(peer)
+        if outbox is None:
+            outbox = self._outboxes[peer] = Outbox(self._epoch)
+        return outbox
 
     async def _timer(self) -> None:
         while True:
