@@ -155,12 +155,14 @@ def signed(built: BuiltCommitment) -> SignedCommitment:
 def dust_exposure(channel: Channel, dust_limit: Sat, *, ours: bool) -> Msat:
     """Sum of the HTLCs, both ways, that are in one side's next commitment without an output of their own."""
     total = 0
-    for htlc in channel.htlcs:
+    for htlc in channel.htlcs:  # for each HTLC that is offered: what decides most of them comes first
+        if not commitment.is_trimmed(htlc.amount, dust_limit):
+            continue
         if htlc.ours == ours:
             there = Stage.ADD_REVOKED <= htlc.stage <= Stage.COMMITTED
         else:
             there = htlc.stage <= Stage.REMOVE_SIGNED
-        if there and commitment.is_trimmed(htlc.amount, dust_limit):
+        if there:
             total += htlc.amount
     return Msat(total)
 
