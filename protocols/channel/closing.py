@@ -76,7 +76,9 @@ def propose(step: Step, env: Env) -> Step:
         raise MisuseError("a proposal to close a channel that is gone")
     wanted = closing.closing_fee(*_scripts(channel), env.facts.feerate)
     least = closing.closing_fee(*_scripts(channel), LEAST_FEERATE)
-    fee = min(wanted, Sat(channel.our_balance // 1000))
+    balance = channel.our_balance // 1000
+    # Nothing hurries, and the chain's estimate may be mad: half of what is ours at most, unless the floor itself is more.
+    fee = Sat(min(wanted, max(balance // 2, least), balance))
     terms = _terms(channel, closer_is_us=True, fee=fee, locktime=env.facts.tip)
     variants = closing.variants_to_sign(terms) if fee >= least else ()
     if not variants:

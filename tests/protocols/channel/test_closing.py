@@ -157,6 +157,20 @@ def test_a_closer_whose_rest_is_dust_pays_it_all_as_fee(kit: Any) -> None:
     assert (pair.alice.now.our_terms.shutdown_script,) in scripts
 
 
+def test_a_mad_estimate_of_the_chain_burns_no_more_than_half(kit: Any) -> None:
+    pair = kit.pair().open()
+    ours = pair.alice.balances.ours // 1000
+    pair.alice.feerate = FeeRate(10**9)
+    pair.alice.batch(close(pair.alice))
+    pair.quiet()
+    fees = [
+        each.message.fee_sat
+        for each in pair.alice.done
+        if isinstance(each, SendMessage) and isinstance(each.message, ClosingComplete)
+    ]
+    assert fees == [ours // 2]
+
+
 def proposal_to_alice(kit: Any, pair: Any) -> ClosingComplete:
     pair.alice.batch(close(pair.alice))
     pair.deliver(pair.alice)
