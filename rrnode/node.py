@@ -86,6 +86,10 @@ MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the l
 FLOOR_FEERATE = FeeRate(1000)  # 1 sat/vB, until the chain has told better
 FEE_TARGET = 6  # blocks within which our transactions should confirm
 TROUBLE_EVERY = 2.0  # seconds between two looks whether the chain is still there
+STANDS_STILL = (
+    3.0  # hours without a block after which a chain is not trusted to be the newest; by chance once in 1,000 years
+)
+UNTIMED = frozenset({"regtest"})  # networks whose blocks come when somebody makes them
 SWITCH_ROUTE = 1  # bit of `Hello.switches`
 
 
@@ -371,13 +375,20 @@ class Node:
 
     @property
     def chain_problem(self) -> str:
-        """Why the chain cannot be followed now; "" while it can."""
-        return self.follower.trouble or ""
+        """Why the chain cannot be followed now; "" while it can.
+
+        A chain that stands still counts: its node may be syncing or cut off, and what seems to have time left has not.
+        """
+        if self.follower.trouble or self.follower.behind or self.settings.network.name in UNTIMED:
+            return self.follower.trouble or ""
+        if (hours := (self.parts.clock() - self.follower.tip.time) / 3600) < STANDS_STILL:
+            return ""
+        return f"no block came for {hours:.0f} hours: {self.backend.name} may be syncing, or cut off from the network"
 
     @property
     def chain_ready(self) -> bool:
         """Whether the chain is followed now."""
-        return self._background is not None and not self.follower.trouble
+        return self._background is not None and not self.chain_problem
 
     async def _follow(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Wallet first, then the channels: a crash in between repeats the batch, and the wallet takes it once."""
@@ -423,7 +434,7 @@ class Node:
         """
         confirmed: int | None = None
         self._keep_reserve()
-        if not self.follower.trouble and not self.follower.behind:
+        if not self.chain_problem and not self.follower.behind:
             confirmed = await trio.to_thread.run_sync(self.wallet.confirmed_for_fees)
         if confirmed != self._told_reserve:
             self._told_reserve = confirmed

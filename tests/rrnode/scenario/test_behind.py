@@ -7,6 +7,7 @@ import trio
 from scenario_kit import BURN, World
 
 from protocols.payment.events import ChainReserveChanged
+from rrnode import node as composition
 from rrnode.chain import follower
 from rrnode.dispatcher import Dispatcher
 
@@ -45,3 +46,20 @@ async def test_nothing_is_taken_on_before_the_chain_is_read_up_to_its_end(
     with trio.fail_after(10):
         await first.wait()
     assert told == [height]
+
+
+async def test_nothing_is_taken_on_while_the_chain_stands_still(net: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain's node was off together with ours and is still syncing, or somebody cut it off from the network."""
+    alice, bob = await net.add("A"), await net.add("B")
+    await net.mine(101)
+    await net.channel(alice, bob)
+    monkeypatch.setattr(composition, "UNTIMED", frozenset())
+    monkeypatch.setattr(composition, "TROUBLE_EVERY", 0.01)
+    tip = bob.node.follower.tip
+    object.__setattr__(bob.node.parts, "clock", lambda: tip.time + 3 * 3600 - 1)
+    assert bob.node.chain_problem == ""
+    object.__setattr__(bob.node.parts, "clock", lambda: tip.time + 3 * 3600)
+    assert bob.node.chain_problem.startswith("no block came for 3 hours")
+    with trio.fail_after(10):
+        while bob.node.money.most_receivable(bob.node.asset) > 0:  # the engine has not heard of it
+            await trio.sleep(0.01)
