@@ -390,8 +390,10 @@ class LinkedHost(Host):
                         older.end("a newer stream took its place")
                     await self._handlers[stream.protocol](stream)
                 await stream.aclose()
-            except Exception as error:  # noqa: BLE001 - the supervisor of handlers: their bugs must not end the node
-                self._judge(stream, error)
+            except* Exception as group:  # noqa: BLE001
+                # The supervisor of handlers: their bugs must not end the node. A handler with tasks of its own raises
+                # LinkClosed and Cancelled together when its link breaks: that is no `Exception`, hence the star.
+                self._judge(stream, group)
                 stream.reset()
             finally:
                 if link.newest.get(stream.protocol) is stream:

@@ -64,6 +64,10 @@ class Net:
                 task_status.started()
                 await trio.sleep_forever()
 
+    def stop(self, host: MemoryHost) -> None:
+        """End a host."""
+        self._scopes[host].cancel()
+
     def spawn(self, *services: Any) -> None:
         """Run services in the background; each has a `run`."""
         for service in services:

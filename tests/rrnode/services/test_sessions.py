@@ -243,3 +243,42 @@ async def test_after_the_end_nothing_is_opened_and_nothing_breaks(net: Net, auto
     one.sessions.check(two.host.peer_id)
     await trio.sleep(100)
     assert len(one.began) == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "stop"])
+async def test_a_handler_with_tasks_of_its_own_whose_link_breaks_does_not_end_the_node(
+    net: Net, autojump_clock: Clock, how: str
+) -> None:
+    """Its reader raises LinkClosed while its writer is cancelled; the two together are no `Exception`."""
+    host, other = await net.host(0), await net.host(1)
+    serving = trio.Event()
+
+    async def handler(stream: FrameStream) -> None:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _() -> None:
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    stream.reset()
+
+            serving.set()
+            try:
+                await stream.receive()
+            finally:
+                raise LinkClosed("at the same moment")
+
+    host.handle(PROTOCOL, handler)
+    await net.link(other, host)
+    await other.open_stream(host.peer_id, PROTOCOL)
+    await serving.wait()
+    if how == "cut":
+        net.network.cut(host.peer_id, other.peer_id)
+        await until(lambda: other.peer_id not in host.connected())
+        await trio.sleep(1)
+        await net.link(other, host)
+    else:
+        net.stop(host)
+        await trio.sleep(10)
+    assert host.counters.handler_errors == 0
