@@ -25,6 +25,7 @@ from protocols.ids import PaymentHash, Preimage
 from protocols.onchain import ec
 from protocols.payment.events import Kind, LockRequested, PayRequested, PromiseMade
 from protocols.payment.payee import flood_of, lock_blocks
+from protocols.routing.bundles import MAX_QUEUED
 from protocols.routing.config import BudgetConfig, RoutingConfig
 from protocols.routing.events import FloodRequested, OfferArrived, OffersNoLongerWanted, OffersWanted
 from protocols.units import Amount, BlockDelta, Msat, UnixTime
@@ -293,6 +294,7 @@ class Worker:
         whole, most = Amount(Msat(amount), node.asset), Amount(Msat(amount * 2), node.asset)
         until, now = UnixTime(node.now() + LIVES), node.now()
         hashes = [PaymentHash(os.urandom(32)) for _ in range(count)]
+        outboxes = [node.routing._outbox(channel.peer) for channel in node.money.channels()]
         begun = time.monotonic()
         for number, payment_hash in enumerate(hashes):
             node.routing.tell(
@@ -308,6 +310,10 @@ class Worker:
             )
             if number % 64 == 63:
                 await trio.lowlevel.checkpoint()
+                while any(outbox.queued > MAX_QUEUED // 2 for outbox in outboxes):  # noqa: ASYNC110 - a full one loses the oldest
+                    await trio.sleep(0.001)
+        if lost := sum(outbox.lost for outbox in outboxes):
+            raise RuntimeError(f"{lost} messages were pushed out of the queue")
         return {"last": hashes[-1].hex(), "begun": begun}
 
 
