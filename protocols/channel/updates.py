@@ -110,12 +110,14 @@ def refusal(channel: Channel, event: OfferHtlc, env: Env) -> Refusal | None:
     return None
 
 
-def _too_much_dust(channel: Channel, amount: Msat, env: Env) -> bool:
-    """Whether trimmed HTLCs on either commitment would exceed what we tolerate once one of this amount is added."""
+def _too_much_dust(channel: Channel, amount: Msat, env: Env, *, held: bool = False) -> bool:
+    """Whether an HTLC of this amount is trimmed on either commitment, and trimmed HTLCs there exceed what we tolerate with
+    it; `held`: the channel has it already. Whose commitment does not matter: each side may publish its own."""
+    more = 0 if held else amount
     for terms, ours in ((channel.our_terms, True), (channel.their_terms, False)):
         if terms is not None and commitment.is_trimmed(amount, terms.dust_limit):
             exposure = dust_exposure(channel, terms.dust_limit, ours=ours)
-            if exposure + amount > env.config.max_dust_exposure:
+            if exposure + more > env.config.max_dust_exposure:
                 return True
     return False
 
@@ -420,7 +422,7 @@ def _unacceptable(channel: Channel, each: Htlc, env: Env) -> FailureCode | None:
         return FailureCode.EXPIRY_TOO_SOON
     if each.expiry > env.facts.tip + env.config.max_expiry:
         return FailureCode.EXPIRY_TOO_FAR
-    if _too_much_dust(channel, Msat(0), env) and commitment.is_trimmed(each.amount, channel.our_terms.dust_limit):
+    if _too_much_dust(channel, each.amount, env, held=True):
         return FailureCode.NODE_BUSY
     return None
 

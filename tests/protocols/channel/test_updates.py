@@ -31,7 +31,7 @@ from protocols.channel.state import Balances, Stage, live_htlcs, receivable, spe
 from protocols.errors import MisuseError
 from protocols.ids import Preimage
 from protocols.onchain import commitment, htlc
-from protocols.units import BlockDelta, BlockHeight, Msat
+from protocols.units import BlockDelta, BlockHeight, Msat, Sat
 from protocols.wire.channel import (
     CommitmentSigned,
     FailureCode,
@@ -303,6 +303,19 @@ def test_dust_beyond_measure_that_was_received_is_failed_back_untold(kit: Any) -
     failed = [each for each in pair.alice.told if isinstance(each, HtlcFailed)]
     assert [each.code for each in failed] == [FailureCode.NODE_BUSY, FailureCode.NODE_BUSY]
     assert pair.alice.now.htlcs == ()
+    pair.agree()
+
+
+def test_dust_of_theirs_alone_counts_as_much(kit: Any) -> None:
+    """A peer with a large dust limit could publish a commitment of its own without the HTLCs that we paid on for, and
+    give all that they hold to a miner."""
+    pair = kit.pair(max_dust_exposure=Msat(20_000_000))
+    pair.alice.config = replace(pair.alice.config, dust_limit=Sat(19_000), max_dust_exposure=Msat(10**12))
+    pair.open()
+    for number in (1, 2, 3):
+        pair.alice.batch(kit.offer(pair.alice.now, number, amount=18_999_000))
+        pair.quiet()
+    assert [each.payment_hash for each in pair.bob.received()] == [kit.hash_of(1)]
     pair.agree()
 
 
