@@ -37,7 +37,9 @@ def main(
         for row in rows:
             print(json.dumps(asdict(row) | {"ratio": row.ratio}))
     else:
-        render(rows, Console(width=None if sys.stdout.isatty() else 160))
+        console = Console(width=None if sys.stdout.isatty() else 160)
+        render(rows, console)
+        console.print("What limits each, as profiled: tools/bench/README.md")
 
 
 if __name__ == "__main__":
