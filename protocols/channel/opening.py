@@ -49,6 +49,7 @@ from protocols.wire.channel import (
 )
 
 LEAST_DUST_LIMIT = Sat(354)  # below it an output is not relayed, whatever its script (BOLT 3, "Dust Limits")
+ALWAYS_ALLOWED_DUST_LIMIT = Sat(1000)  # twice what any node asks for; larger ones as far as dust is tolerated
 MOST_RESERVE = 5  # a fifth of the capacity
 MOST_MINIMUM = 20  # an HTLC minimum of a twentieth of the capacity
 LEAST_IN_FLIGHT = 20  # a twentieth of the capacity
@@ -105,12 +106,15 @@ def fault_in(
     of_funder, of_fundee = (
         (ours.reserve, terms.reserve) if isinstance(message, OpenChannel) else (terms.reserve, ours.reserve)
     )
+    # On its own commitments the peer trims our balance, too, while that is below its dust limit: that much can be lost.
+    most_dust = max(ALWAYS_ALLOWED_DUST_LIMIT, config.max_dust_exposure // 1000)
     checks = (
         (all(ec.is_point(key) for key in keys), "a public key that is not on the curve"),
         (points.funding_pubkey != own.funding_pubkey, "our own funding key"),
         (terms.dust_limit >= LEAST_DUST_LIMIT, f"a dust limit of {terms.dust_limit} sat, at least {LEAST_DUST_LIMIT} wanted"),
         (terms.dust_limit <= terms.reserve, f"a dust limit of {terms.dust_limit} sat above its own reserve of {terms.reserve}"),
         (terms.dust_limit <= ours.reserve, f"a dust limit of {terms.dust_limit} sat above the reserve of {ours.reserve} sat that we ask"),
+        (terms.dust_limit <= most_dust, f"a dust limit of {terms.dust_limit} sat, at most {most_dust} allowed"),
         (terms.reserve >= ours.dust_limit, f"a reserve of {terms.reserve} sat below our dust limit of {ours.dust_limit}"),
         (terms.reserve * MOST_RESERVE <= capacity, f"a reserve of {terms.reserve} sat, at most 1/{MOST_RESERVE} of the capacity allowed"),
         (terms.to_self_delay <= config.maximum_to_self_delay, f"a to_self_delay of {terms.to_self_delay} blocks, at most {config.maximum_to_self_delay} allowed"),

@@ -208,6 +208,7 @@ BAD_TERMS = [
     ({"dust_limit_sat": 353}, "a dust limit of 353 sat"),
     ({"dust_limit_sat": 20_001, "channel_reserve_sat": 20_001}, "above the reserve of 20000 sat that we ask"),
     ({"dust_limit_sat": 400, "channel_reserve_sat": 399}, "above its own reserve"),
+    ({"dust_limit_sat": 5_001, "channel_reserve_sat": 20_000}, "a dust limit of 5001 sat, at most 5000 allowed"),
     ({"dust_limit_sat": 354, "channel_reserve_sat": 353}, "above its own reserve"),
     ({"channel_reserve_sat": 200_001}, "a reserve of 200001 sat"),
     ({"to_self_delay": 2017}, "a to_self_delay of 2017 blocks"),
