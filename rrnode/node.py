@@ -7,8 +7,8 @@ hands over to queues, never to a peer. The routing engine lives beside the money
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,6 @@ from protocols.payment.events import (
     ChainReserveChanged,
     DropForward,
     FindOffers,
-    Forward,
     HtlcRef,
     NeighbourLiquidity,
     OffersFound,
@@ -60,6 +59,7 @@ from rrnode.chain.follower import Follower
 from rrnode.config.settings import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
+from rrnode.control.convert import forward_step
 from rrnode.control.text import peer_text, txid_text
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import ChainUnavailable, StorageFailed, UserError
@@ -71,6 +71,7 @@ from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.channels import ChannelService
 from rrnode.services.initialization import InitializationService
+from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
@@ -114,15 +115,6 @@ class Parts:
     keeper: Keeper | None = None
 
 
-@dataclass(slots=True)
-class Opening:
-    """A channel that our owner is opening: under which id it goes now, and why it came to nothing."""
-
-    now_called: ChannelId
-    reason: str = ""
-    hint: str = ""
-
-
 def lives(channel: Channel) -> bool:
     """Whether a channel still needs its neighbour."""
     return channel.phase not in (Phase.FORCED, Phase.CLOSED)
@@ -133,16 +125,6 @@ class _News:
     """Something for followers, told once what it rests on is on disk."""
 
     event: m.ForwardStep | m.Forwarded
-
-
-def _step_of(forward: Forward) -> m.ForwardStep:
-    return m.ForwardStep(
-        payment_hash=forward.payment_hash.hex(),
-        upstream=peer_text(forward.upstream),
-        to=peer_text(forward.downstream) if forward.outgoing is not None and forward.downstream is not None else "",
-        amount_msat=forward.outgoing_amount if forward.outgoing is not None else 0,
-        tried=tuple(peer_text(peer) for peer in forward.tried),
-    )
 
 
 class Node:
@@ -162,7 +144,7 @@ class Node:
         self._feerate = FLOOR_FEERATE
         self._neighbours: set[PeerId] = set()
         self._carried: dict[HtlcRef, PaymentHash] = {}
-        self._openings: dict[ChannelId, Opening] = {}
+        self.openings = Openings(self._notify)
         self._change = trio.Event()
         self._taken_in = BlockHeight(0)
         self._told_reserve: int | None = -1
@@ -220,7 +202,7 @@ class Node:
             is_neighbour=self.is_neighbour,
             fresh_keys=self._fresh_keys,
             refuses_open=self._refuses_open,
-            error_received=self._opening_failed,
+            error_received=self.openings.failed,
             link_changed=self._notify,
         )
         self.initializations = InitializationService(
@@ -488,7 +470,7 @@ class Node:
         """In a worker thread."""
         for effect in batch.stores:
             if isinstance(effect, StoreChannel) and effect.replaces is not None:
-                self._renamed(effect.replaces, effect.channel.channel_id)
+                self.openings.renamed(effect.replaces, effect.channel.channel_id)
         self.store.commit(batch.stores, batch.journal, batch.cursor)
 
     def _handle(self, event: Any, facts: Facts) -> list[Any]:
@@ -499,7 +481,7 @@ class Node:
             match effect:
                 case StoreForward(forward=forward):
                     self._carried[forward.incoming] = forward.payment_hash
-                    effects.append(_News(_step_of(forward)))
+                    effects.append(_News(forward_step(forward)))
                 case DropForward(incoming=incoming, earned=earned):
                     payment_hash = self._carried.pop(incoming, None)
                     if payment_hash is not None:
@@ -516,7 +498,7 @@ class Node:
         match effect:
             case SendMessage():
                 if isinstance(effect.message, Error):
-                    self._opening_failed(ChannelId(effect.message.channel_id), effect.message.text)
+                    self.openings.failed(ChannelId(effect.message.channel_id), effect.message.text)
                 self.channels.send(effect.peer, effect.message)
             case ChannelChanged():
                 self._channel_changed(effect.channel_id)
@@ -590,28 +572,6 @@ class Node:
             self._neighbours.discard(peer)
             self.routing.forget(peer)
 
-    # --- channels being opened: what their owner waits for ------------------------------------------------------------
-
-    @contextmanager
-    def following_opening(self, temporary: ChannelId) -> Iterator[Opening]:
-        """Follow a channel that is being opened, through its change of id."""
-        opening = self._openings[temporary] = Opening(now_called=temporary)
-        try:
-            yield opening
-        finally:
-            del self._openings[temporary]
-
-    def _renamed(self, before: ChannelId, after: ChannelId) -> None:
-        for opening in self._openings.values():
-            if opening.now_called == before:
-                opening.now_called = after
-
-    def _opening_failed(self, channel_id: ChannelId, reason: str, hint: str = "") -> None:
-        for opening in self._openings.values():
-            if opening.now_called == channel_id and not opening.reason:
-                opening.reason, opening.hint = reason or "the neighbour refused the channel", hint
-        self._notify()
-
     # --- waiting for changes ------------------------------------------------------------------------------------------
 
     def _notify(self) -> None:
@@ -648,7 +608,7 @@ class Node:
         try:
             transaction, index = await trio.to_thread.run_sync(build)
         except UserError as error:
-            self._opening_failed(order.channel_id, str(error), error.hint)
+            self.openings.failed(order.channel_id, str(error), error.hint)
             await self.dispatcher.post(FundingFailed(channel_id=order.channel_id, reason=str(error)))
             return
         await self.dispatcher.post(

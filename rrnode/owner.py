@@ -235,7 +235,7 @@ class Owner:
         order = OpenRequested(
             temporary_id=temporary, peer=who, key_index=key_index, capacity=Sat(capacity_sat), push=Msat(push_msat)
         )
-        with node.following_opening(temporary) as opening:
+        with node.openings.following(temporary) as opening:
             await node.ask(order)
             with trio.move_on_after(OPEN_WITHIN):
                 while not opening.reason and not _agreed(node.money.channel(opening.now_called)):

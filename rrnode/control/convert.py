@@ -1,7 +1,7 @@
 """From the engines' words to the API's: payments, promises and offers as models (see `models` for the text forms)."""
 
 from protocols.ids import PaymentHash
-from protocols.payment.events import Attempt, Payment, PayPhase, Promise, PromisePhase
+from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
 from protocols.routing.events import KeptOffer, OfferArrived
 from protocols.wire.channel import FailureCode
 from rrnode.control import models as m
@@ -99,6 +99,18 @@ def promise_info(promise: Promise) -> m.PromiseInfo:
             "expires_unix": promise.expiry,
             "memo": promise.memo,
         }
+    )
+
+
+def forward_step(forward: Forward) -> m.ForwardStep:
+    """Where a payment that passes through us stands."""
+    away = forward.outgoing is not None and forward.downstream is not None
+    return m.ForwardStep(
+        payment_hash=forward.payment_hash.hex(),
+        upstream=peer_text(forward.upstream),
+        to=peer_text(forward.downstream) if away and forward.downstream is not None else "",
+        amount_msat=forward.outgoing_amount if away else 0,
+        tried=tuple(peer_text(peer) for peer in forward.tried),
     )
 
 
