@@ -224,12 +224,12 @@ async def besieged(directory: Path, make: Callable[..., LinkedHost]) -> AsyncIte
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(params=["memory", "libp2p"])
+@pytest.fixture
 async def siege(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Siege]:
     make: Callable[..., LinkedHost] = MemoryHost
-    if request.param == "libp2p":
+    if getattr(request, "param", "memory") == "libp2p":
         make = on_loopback
         monkeypatch.setattr(scenario_kit, "MemoryHost", on_loopback)
     async with besieged(tmp_path, make) as made:
@@ -239,6 +239,7 @@ async def siege(
         await made.progress()
 
 
+@pytest.mark.parametrize("siege", ["memory", "libp2p"], indirect=True)
 async def test_whatever_is_written_ends_its_stream_with_a_reason_and_honest_payments_go_on(siege: Siege) -> None:
     counters = siege.host.counters
     with structlog.testing.capture_logs() as logs:

@@ -1,119 +1,59 @@
-"""Taking a payment: offers go out while the promise is being written, and stop when it cannot be kept."""
+"""Paying on whole nodes: what becomes of a payment when whoever ordered it hangs up, or when the node halts."""
 
-import hashlib
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from bootstrap.networks import NETWORKS
-from protocols.ids import PaymentHash, PeerId
-from protocols.onchain.ec import point_of
-from protocols.payment.config import EngineConfig
-from protocols.payment.events import Kind, PromiseMade, RequestRefused
-from protocols.payment.initialization import Initialization, seal
-from protocols.routing.events import FloodEnded, FloodRequested
-from protocols.units import Amount, Msat, UnixTime
-from protocols.wire.init import DeliveryCode
-from rrnode.config.settings import Settings
-from rrnode.control.bus import EventBus
+sys.path.insert(0, str(Path(__file__).parents[1] / "scenario"))
+
+from scenario_kit import World, world
+
+from protocols.payment.events import PayPhase
+from rrnode.control import models as m
 from rrnode.errors import StorageFailed
 from rrnode.services.initialization import NotTaken
-from rrnode.services.paying import Paying
-
-NOW = UnixTime(1_700_000_000)
-SECRET = hashlib.sha256(b"payee").digest()
-PREIMAGE = hashlib.sha256(b"preimage").digest()
-HASH = PaymentHash(hashlib.sha256(PREIMAGE).digest())
-
-
-class Money:
-    """What `Paying` reads of a money engine that has promised nothing."""
-
-    def promise(self, payment_hash):
-        return None
-
-    def most_receivable(self, asset):
-        return Msat(10**9)
-
-
-class Payee:
-    """A `Paying` whose orders wait until they are let through, or are refused."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.told: list[object] = []
-        self.asked: list[object] = []
-        self.stored = trio.Event()
-        self.answer: list[object] | Exception = []
-        settings = Settings(data_dir=tmp_path)
-        self.asset = settings.network.genesis
-        self.paying = Paying(
-            settings=settings,
-            config=EngineConfig(),
-            engine=Money(),  # type: ignore[arg-type]
-            us=PeerId(point_of(SECRET)),
-            secret=SECRET,
-            bus=EventBus(lambda: float(NOW)),
-            ask=self._ask,
-            tell=self.told.append,
-            subscriptions=None,  # type: ignore[arg-type]
-            deliver=None,  # type: ignore[arg-type]
-            servers=tuple,
-            now=lambda: NOW,
-            prefixes={network.name: network.prefix for network in NETWORKS.values()},
-        )
-
-    async def _ask(self, event):
-        self.asked.append(event)
-        await self.stored.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def sealed(self) -> bytes:
-        init = Initialization(
-            nonce=bytes(16),
-            kind=Kind.PUSH,
-            secret=PREIMAGE,
-            amount=Amount(Msat(5000), self.asset),
-            ceiling=Amount(Msat(6000), self.asset),
-            expiry=UnixTime(NOW + 60),
-            memo="",
-        )
-        return seal(init, PeerId(point_of(SECRET)), hashlib.sha256(b"entropy").digest())
-
-    def kinds(self) -> list[type]:
-        return [type(event) for event in self.told]
 
 
 @pytest.fixture
-def payee(tmp_path):
-    return Payee(tmp_path)
+async def net(tmp_path: Path) -> AsyncIterator[World]:
+    async with world(tmp_path) as made:
+        yield made
 
 
-async def test_offers_leave_while_the_promise_is_on_its_way_to_the_disk(payee, nursery):
-    nursery.start_soon(payee.paying.take, payee.sealed(), b"sender")
+async def test_a_payment_whose_customer_hangs_up_while_it_is_stored_comes_to_its_end(net: World) -> None:
+    payer, payee = await net.add("A"), await net.add("B")
+    await net.mine(101)
+    await net.channel(payer, payee)
+    contact = (await payee.owner.contact()).contact
+    order = m.PayOrder(target=contact, amount_msat=5000)
+    with trio.fail_after(20), trio.CancelScope() as customer:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(payer.owner.pay, order)
+            while not payer.node.money.payments():  # noqa: ASYNC110 - its commit is under way in a thread
+                await trio.lowlevel.checkpoint()
+            customer.cancel()
+    (payment,) = payer.node.money.payments()
+    assert payment.phase is PayPhase.COLLECTING
+    ended = await payer.ended(payment.payment_hash)
+    assert ended.phase is PayPhase.PAID
     await trio.testing.wait_all_tasks_blocked()
-    (flood,) = payee.told
-    (made,) = payee.asked
-    assert isinstance(flood, FloodRequested)
-    assert isinstance(made, PromiseMade)
-    assert (flood.payment_hash, flood.amount, flood.lock_blocks) == (HASH, made.amount, made.lock_blocks)
-    payee.stored.set()
+    assert payer.node.paying._runs == {}
 
 
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        ([RequestRefused(payment_hash=HASH, reason="too many promises")], DeliveryCode.REFUSED),
-        (StorageFailed("the disk is full"), DeliveryCode.TOO_MANY),
-    ],
-)
-async def test_a_promise_that_cannot_be_kept_is_asked_for_no_more(payee, answer, code):
-    payee.answer = answer
-    payee.stored.set()
-    with pytest.raises(NotTaken) as refusal:
-        await payee.paying.take(payee.sealed(), b"sender")
-    assert refusal.value.code == code
-    assert payee.kinds() == [FloodRequested, FloodEnded]
+async def test_a_node_that_has_halted_takes_and_makes_no_payment_and_says_so(net: World) -> None:
+    payer, payee = await net.add("A", coins=0), await net.add("B", coins=0)
+    contact = (await payee.owner.contact()).contact
+
+    async def halted(event: object) -> list[object]:
+        raise StorageFailed("the node has halted and takes on nothing new: disk full")
+
+    payer.node.paying._ask = halted  # type: ignore[assignment]
+    with pytest.raises(StorageFailed, match="disk full"):
+        await payer.owner.pay(m.PayOrder(target=contact, amount_msat=5000))
+    assert payer.node.paying._runs == {}
+    with pytest.raises(NotTaken, match="cannot read it"):
+        await payer.node.paying.take(bytes(512), b"somebody")
