@@ -1,40 +1,121 @@
 """Whole nodes in one process: real engines, stores, wallets and services over the memory host and one embedded chain."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
 from bootstrap.networks import REGTEST
 from protocols.channel.state import Phase, balances
-from protocols.ids import PaymentHash
+from protocols.ids import PaymentHash, PeerId
 from protocols.payment.events import Payment, PayPhase
 from protocols.units import BlockDelta
+from rrnode.chain.base import ChainBackend
 from rrnode.chain.kernel import KernelChain
 from rrnode.config.settings import ChannelSettings, FeeSettings, LockSettings, RoleSettings, Settings, WaitSettings
 from rrnode.control import models as m
+from rrnode.errors import ChainUnavailable, StorageFailed, UserError
 from rrnode.host.base import Host, HostConfig
 from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
-from rrnode.storage import Store
-from rrnode.wallet import Wallet
+from rrnode.storage import Store, WalletChanges
+from rrnode.wallet import Balance, Wallet
 
-PATIENCE = 15.0  # seconds until a test that waits in vain fails; nothing takes longer than a few
+T = TypeVar("T")
+PATIENCE = 30.0  # seconds until a test that waits in vain fails; nothing takes longer than a few
 BURN = bytes.fromhex("0014") + bytes(20)
 QUICK = HostConfig(heartbeat_every=1, lost_after=5, dial_timeout=5, hello_timeout=5)
+CALM = HostConfig(heartbeat_every=100, lost_after=300)  # for leaping time, that it may leap far
+
+
+class PowerCut(BaseException):
+    """The machine stopped here. No `except Exception` may live through it."""
+
+
+class Fuse:
+    """Cuts the power at the n-th commit, right before it or right after it.
+
+    Attributes:
+        seen: commits since it was last armed.
+        blown: the power is cut: nothing reaches the disk any more.
+    """
+
+    def __init__(self, cut: Callable[[], None]) -> None:
+        self._cut, self._token = cut, trio.lowlevel.current_trio_token()
+        self._left, self._after = 0, False
+        self.seen, self.blown = 0, False
+
+    def arm(self, commit: int, *, after: bool) -> None:
+        """Cut at this commit from now on, 1 being the next; `after`: what it wrote is on the disk."""
+        self._left, self._after, self.seen = commit, after, 0
+
+    def disarm(self) -> None:
+        """Let everything pass."""
+        self._left = 0
+
+    def around(self, write: Callable[[], T]) -> T:
+        """One commit."""
+        if self.blown:
+            raise PowerCut
+        self.seen += 1
+        if self.seen != self._left:
+            return write()
+        self.blown = True
+        if self._after:
+            write()
+        try:
+            trio.from_thread.run_sync(self._cut, trio_token=self._token)
+        except RuntimeError:  # a commit in trio's own thread
+            self._cut()
+        raise PowerCut
+
+
+class FusedStore(Store):
+    """The real store behind a fuse: what the engine and the wallet commit is counted."""
+
+    fuse: Fuse | None = None
+
+    def commit(self, *batch: Any, **named: Any) -> None:
+        self._around(partial(super().commit, *batch, **named))
+
+    def write_wallet(self, changes: WalletChanges) -> None:
+        self._around(partial(super().write_wallet, changes))
+
+    def _around(self, write: Callable[[], None]) -> None:
+        if self.fuse is None:
+            write()
+        else:
+            self.fuse.around(write)
 
 
 class SharedChain(KernelChain):
-    """One chain for all nodes of a test: opened by the test, not by each node."""
+    """One chain for all nodes of a test: opened by the test, not by each node. `take_away` and `bring_back` it."""
+
+    _away = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         yield
+
+    def take_away(self) -> None:
+        """From now on nobody gets an answer."""
+        self._away = True
+        self._tell_changed()
+
+    def bring_back(self) -> None:
+        """It answers again."""
+        self._away = False
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._away:
+            raise ChainUnavailable("the chain was taken away")
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -47,6 +128,7 @@ class Actor:
 
     def __init__(self, world: "World", name: str, *, routes: bool, **settings: Any) -> None:
         self.world, self.name = world, name
+        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes else ()
         data_dir = world.directory / name
         data_dir.mkdir(mode=0o700)
         self.settings = Settings(
@@ -62,6 +144,8 @@ class Actor:
         self.keys = KeyTree(new_words(), REGTEST)
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
+        self._ended.set()
+        self.fuse: Fuse
         self.node: Node
         self.owner: Owner
 
@@ -77,15 +161,16 @@ class Actor:
 
     async def _live(self, task_status: Any) -> None:
         self._ended = trio.Event()
-        store = Store.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
+        store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
+        store.fuse = self.fuse = Fuse(self._lose_power)
         try:
             host = MemoryHost(
                 self.keys.identity_secret(),
                 network=self.world.network,
                 genesis=REGTEST.genesis,
                 switches=self.settings.switches,
-                listen=(f"/memory/{1 + len(self.world.actors)}",) if self.settings.roles.route else (),
-                config=QUICK,
+                listen=self._listen,
+                config=self.world.hosts,
             )
             self.node = Node(
                 Parts(
@@ -94,7 +179,7 @@ class Actor:
                     store=store,
                     wallet=Wallet.open(self.keys, store),
                     host=host,
-                    backend=self.world.chain,
+                    backend=self.world.backend(),
                     throw_away=self.world.throw_away,
                     clock=time.time,
                 )
@@ -102,9 +187,37 @@ class Actor:
             self.owner = Owner(self.node)
             with trio.CancelScope() as self._scope:
                 await self.node.run(task_status=task_status)
+                if self.node.halted():
+                    await self.node.stopping.wait()  # its owner is still answered
+        except* PowerCut:
+            pass
         finally:
             store.close()
             self._ended.set()
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return not self._ended.is_set()
+
+    def _lose_power(self) -> None:
+        """What a process that is killed takes with it: its links, and whatever it had not written."""
+        self._unplug()
+        assert self._scope is not None
+        self._scope.cancel()
+
+    def _unplug(self) -> None:
+        for peer in list(self.node.host.connected()):
+            self.world.network.cut(self.keys.node_id(), peer)
+
+    async def gone(self) -> None:
+        """Wait until its process has ended."""
+        with trio.fail_after(PATIENCE):
+            await self._ended.wait()
+
+    def coins(self) -> Balance:
+        """What its wallet holds on the chain."""
+        return self.node.wallet.balance()
 
     async def stop(self) -> None:
         """An orderly end."""
@@ -113,13 +226,37 @@ class Actor:
 
     async def crash(self) -> None:
         """An end without a word: whatever is not on disk is lost."""
-        assert self._scope is not None
-        self._scope.cancel()
-        await self._ended.wait()
+        self.drop_dead()
+        await self.gone()
 
-    async def until(self, what: str, condition: Callable[[], bool]) -> None:
+    def drop_dead(self) -> None:
+        """The same from within one of its own tasks; `gone` waits for the end."""
+        self.fuse.blown = True
+        self._lose_power()
+
+    async def attempt(self, order: Callable[[], Awaitable[T]]) -> T | str | None:
+        """Give an order that may outlive the node: its answer, the sentence with which it was refused, or None."""
+        answer: T | str | None = None
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def watch() -> None:
+                    await self._ended.wait()
+                    scope.cancel()
+
+                nursery.start_soon(watch)
+                try:
+                    answer = await order()
+                except UserError as error:
+                    answer = str(error)
+                except (PowerCut, StorageFailed):
+                    pass
+                nursery.cancel_scope.cancel()
+        return answer
+
+    async def until(self, what: str, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
         """Wait for a change of this node after which the condition holds."""
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(patience):
             while not condition():
                 await self.node.changed()
             return
@@ -127,7 +264,8 @@ class Actor:
 
     def channel_with(self, other: "Actor") -> Any:
         """The newest channel with another node that is not closed."""
-        found = [each for each in self.node.money.channels() if each.peer == other.keys.node_id()]
+        peer = other.keys.node_id()
+        found = [each for each in self.node.money.channels() if each.peer == peer and each.phase is not Phase.CLOSED]
         return found[-1] if found else None
 
     def holds(self, other: "Actor") -> int:
@@ -166,11 +304,18 @@ class World:
     def __init__(self, directory: Path, nursery: trio.Nursery, chain: SharedChain) -> None:
         self.directory, self.nursery, self.chain = directory, nursery, chain
         self.network = MemoryNetwork()
+        self.hosts = QUICK
         self.actors: dict[str, Actor] = {}
+
+    def backend(self) -> ChainBackend:
+        """What a node reaches the chain by; one for each start."""
+        return self.chain
 
     @asynccontextmanager
     async def throw_away(self) -> AsyncIterator[Host]:
-        host = MemoryHost(KeyTree(new_words(), REGTEST).identity_secret(), network=self.network, genesis=REGTEST.genesis)
+        host = MemoryHost(
+            KeyTree(new_words(), REGTEST).identity_secret(), network=self.network, genesis=REGTEST.genesis
+        )
         async with host.running():
             yield host
 
@@ -188,9 +333,9 @@ class World:
         await self.chain.mine(blocks, BURN)
         tip = await self.chain.tip()
         for actor in self.actors.values():
-            if not actor._ended.is_set():
+            if actor.runs:
                 with trio.fail_after(PATIENCE):
-                    await actor.node.caught_up(tip.height)
+                    await actor.attempt(partial(actor.node.caught_up, tip.height))
 
     async def channel(self, funder: Actor, other: Actor, capacity_sat: int = 1_000_000, push_msat: int = 0) -> None:
         """Link two nodes if need be, and open a channel between them."""
@@ -203,9 +348,7 @@ class World:
 
     def total(self) -> int:
         """All that all nodes hold in all their channels, millisatoshi."""
-        return sum(
-            balances(channel).ours for actor in self.actors.values() for channel in actor.node.money.channels()
-        )
+        return sum(balances(channel).ours for actor in self.actors.values() for channel in actor.node.money.channels())
 
     async def settled(self) -> None:
         """Wait until no HTLC is left anywhere."""
@@ -213,6 +356,42 @@ class World:
             await actor.until(
                 "HTLCs to end", lambda actor=actor: not any(each.htlcs for each in actor.node.money.channels())
             )
+
+
+async def example_network(
+    net: World, fees: Callable[[str, dict[str, Actor]], FeeSettings] | None = None
+) -> dict[str, Actor]:
+    """The example network: A and E are clients, B, C and D route; five channels of a million satoshi.
+
+    Args:
+        fees: those of a node, given its name and the nodes before it.
+    """
+    actors: dict[str, Actor] = {}
+    for name in "ABCDE":
+        own = FeeSettings() if fees is None else fees(name, actors)
+        actors[name] = await net.add(name, routes=name in "BCD", fees=own)
+    await net.mine(101)
+    a, b, c, d, e = (actors[name] for name in "ABCDE")
+    await e.owner.connect(d.address)
+    for funder, other in ((a, b), (b, d), (b, c), (c, d), (d, e)):
+        await net.channel(funder, other)
+    return actors
+
+
+def on_sending(actor: Actor, kind: type, action: Callable[[], None], *, to: Actor | None = None) -> None:
+    """Once: when this node is about to send a channel message of this kind, which it has decided and stored, `action` comes
+    instead of the sending."""
+    channels = actor.node.channels
+    send = channels.send
+
+    def intercepted(peer: PeerId, message: Any) -> None:
+        if isinstance(message, kind) and (to is None or to.keys.node_id() == peer):
+            channels.send = send  # type: ignore[method-assign]
+            action()
+        else:
+            send(peer, message)
+
+    channels.send = intercepted  # type: ignore[method-assign]
 
 
 @asynccontextmanager
@@ -245,4 +424,4 @@ def recorded(actor: Actor) -> Iterator[list[Any]]:
         actor.node.dispatcher._perform = perform  # type: ignore[method-assign]
 
 
-__all__ = ["Actor", "FeeSettings", "World", "recorded", "world"]
+__all__ = ["CALM", "Actor", "FeeSettings", "World", "example_network", "on_sending", "recorded", "world"]
