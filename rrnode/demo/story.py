@@ -322,10 +322,19 @@ class _Story:
             return all(self.closed(here, there) for here, there in wanted)
 
         wait_for("the closes to be buried", gone)
+        for one, other, how in (("A", "B", "together"), ("B", "C", "together"), ("C", "D", "by force")):
+            channel = nodes[one].channel_with(nodes[other])
+            closing = channel["closing_txid"][:16] if channel else ""
+            screen.say(f"  {one}-{other}: closed {how} by {closing}…, buried")
         for name in "ABCD":
             change = nodes[name].wallet_sat() - before[name]
             screen.say(f"  {name}'s wallet on the chain: {change:+,} sat")
-        screen.say("The coins of all three channels are back on the chain; fees went to the miners.")
+        screen.say(
+            "The coins of all three channels are back on the chain; fees went to the miners. Whoever closed by force"
+        )
+        screen.say(
+            "had to wait 6 blocks for its own, in which the other could have shown that the state was an old one."
+        )
 
     def closed(self, here: str, there: str) -> bool:
         """Whether a channel is over for one of its ends."""
