@@ -36,9 +36,10 @@ from protocols.channel.events import (
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, is_usable, receivable, spendable
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId, Txid
+from protocols.onchain.weights import close_reserve
 from protocols.payment.config import EngineConfig
 from protocols.routing.events import Liquidity
-from protocols.units import AssetId, Msat, Sat, floor_to_sat, to_msat
+from protocols.units import AssetId, FeeRate, Msat, Sat, floor_to_sat, to_msat
 from protocols.wire.channel import AcceptChannel, Error, FundingCreated, OpenChannel, Warn
 
 ALL_CHANNELS = ChannelId(bytes(32))  # BOLT 1: an error for the peer, not for one channel
@@ -76,7 +77,9 @@ class Book:
         self._dirty: dict[ChannelId, None] = {}  # changed since the last Flush: only these can have something to sign
         self._touched: dict[PeerId, None] = {}
         self._told: dict[PeerId, tuple[Liquidity, ...]] = {}
-        self._guarded = 0  # channels whose end on the chain we would have to pay for
+        self._needs: dict[ChannelId, int] = {}  # satoshi to pay for each channel's end on the chain
+        self._need = 0  # their sum
+        self._feerate = FeeRate(0)
         self._confirmed: int | None = None
         for channel in channels:
             self._put(self._rules.loaded(channel))
@@ -149,7 +152,29 @@ class Book:
     @property
     def covered(self) -> bool:
         """Whether we could pay for the end of every channel on the chain, with the HTLCs in it."""
-        return self._confirmed is not None and self._confirmed >= self._guarded * self._config.chain_reserve
+        return self._confirmed is not None and self._confirmed >= self._need
+
+    def _weigh(self, channel: Channel) -> None:
+        """What the end of this channel would cost at the feerate of now: every HTLC with an output needs coins of its own,
+        or a peer could fill a channel with HTLCs that nobody can afford to claim."""
+        was_covered, need = self.covered, 0
+        if _is_guarded(channel):
+            outputs = sum(htlc.amount >= to_msat(SMALLEST_OUTPUT) for htlc in channel.htlcs)
+            need = max(self._config.chain_reserve, close_reserve(outputs, self._feerate))
+        self._need += need - self._needs.get(channel.channel_id, 0)
+        self._needs[channel.channel_id] = need
+        self._covers(was_covered)
+
+    def _covers(self, before: bool) -> None:
+        """Neighbours are told what they can carry whenever it changes whether we may hold anything."""
+        if self.covered != before:
+            self._touched.update(dict.fromkeys(self._by_peer))
+
+    def _feerate_is(self, feerate: FeeRate) -> None:
+        if feerate != self._feerate:
+            self._feerate = feerate
+            for channel in self:
+                self._weigh(channel)
 
     def may_hold(self, amount: Msat) -> bool:
         """Whether one more HTLC of this amount may be offered or taken: what can never be an output needs no reserve."""
@@ -162,9 +187,8 @@ class Book:
         """Why nothing may be held now, for people."""
         if self._confirmed is None:
             return "The chain does not answer, and without it no payment can be made safely; see: rrnode status"
-        need = self._guarded * self._config.chain_reserve
         return (
-            f"This node keeps {need:,} confirmed sat to pay for the end of its channels on the chain, and has "
+            f"This node keeps {self._need:,} confirmed sat to pay for the end of its channels on the chain, and has "
             f"{self._confirmed:,}. Send coins to: rrnode wallet address"
         )
 
@@ -220,6 +244,7 @@ class Book:
 
     def apply(self, channel_id: ChannelId | None, event: ChannelEvent, facts: Facts) -> tuple[ChannelEffect, ...]:
         """One event on one channel; its effects, with the indexes brought up to date."""
+        self._feerate_is(facts.feerate)
         before = self._channels.get(channel_id) if channel_id is not None else None
         if before is None and (problem := self._no_room(event)) is not None:
             return (problem,)
@@ -230,6 +255,7 @@ class Book:
 
     def resume(self, channel_id: ChannelId, facts: Facts) -> tuple[ChannelEffect, ...]:
         """What a channel that was loaded still owes the world."""
+        self._feerate_is(facts.feerate)
         channel = self._channels[channel_id]
         self._touched[channel.peer] = None
         return self._take(channel, self._rules.resume(channel, self._env(channel, facts)), flushed=False)
@@ -271,8 +297,6 @@ class Book:
             return self._collision(before, after)
         if before is not None and (after is None or moved):
             self._drop(before)
-        elif before is not None:
-            self._guarded -= _is_guarded(before)
         if after is not None:
             self._put(after)
             if not flushed:
@@ -300,12 +324,12 @@ class Book:
     def _put(self, channel: Channel) -> None:
         self._channels[channel.channel_id] = channel
         self._by_peer.setdefault(channel.peer, {})[channel.channel_id] = None
-        self._guarded += _is_guarded(channel)
+        self._weigh(channel)
 
     def _drop(self, channel: Channel) -> None:
-        channel_id = channel.channel_id
+        channel_id, was_covered = channel.channel_id, self.covered
         del self._channels[channel_id]
-        self._guarded -= _is_guarded(channel)
+        self._need -= self._needs.pop(channel_id)
         self._dirty.pop(channel_id, None)
         peers = self._by_peer[channel.peer]
         del peers[channel_id]
@@ -316,6 +340,7 @@ class Book:
             del watchers[channel_id]
             if not watchers:
                 del self._watched[key]
+        self._covers(was_covered)
 
     def _watch(self, channel: Channel | None, effects: Iterable[ChannelEffect]) -> None:
         for effect in effects:

@@ -24,14 +24,15 @@ from protocols.channel.events import (
     WatchOutpoint,
     WatchTx,
 )
-from protocols.channel.state import Phase
+from protocols.channel.state import Htlc, Phase, Stage
 from protocols.channel.step import Step
 from protocols.errors import MisuseError
 from protocols.ids import ChannelId, Txid
+from protocols.onchain.weights import close_reserve
 from protocols.payment.config import EngineConfig
 from protocols.payment.events import ChainReserveChanged, NeighbourLiquidity
 from protocols.routing.events import Liquidity
-from protocols.units import BlockHeight, Msat, Sat
+from protocols.units import BlockHeight, FeeRate, Msat, Sat
 from protocols.wire.channel import (
     AcceptChannel,
     ChannelReady,
@@ -322,3 +323,28 @@ def test_channels_that_a_peer_only_says_it_will_fund_use_up_no_reserve(kit):
     message = MessageReceived(peer=kit.peer("stranger"), message=open_channel(kit.channel_id("new")), key_index=1)
     (refused,) = desk.do(message)
     assert refused.message.text == "too many of your channels are not confirmed yet"
+
+
+def test_every_htlc_that_can_be_an_output_needs_coins_at_the_feerate_of_the_day(kit):
+    """Else a peer could fill a channel with HTLCs which nobody can afford to claim, and take them back when they expire."""
+
+    def holding(count, amount):
+        htlcs = [
+            Htlc(id=n, ours=False, amount=amount, payment_hash=kit.hash(n), expiry=kit.TIP + 100, stage=Stage.COMMITTED)
+            for n in range(count)
+        ]
+        return kit.channel("up", htlcs=tuple(htlcs))
+
+    need = close_reserve(50, FeeRate(1000)) + 10_000
+    assert need > 26_000
+    desk = kit.Desk(holding(50, Msat(5_000_000)), kit.channel("near"), reserve=need - 1)
+    desk.do(Flush())
+    assert desk.do(ChainReserveChanged(confirmed_sat=need)) == []
+    assert desk.do(Flush())[-1].liquidity[0].ours > 400_000_000
+    dearer = replace(desk.facts(), feerate=FeeRate(1001))
+    desk.engine.handle(TipChanged(), dearer)
+    assert [each.liquidity[0].ours for each in desk.engine.handle(Flush(), dearer)] == [Msat(329_999), Msat(329_999)]
+    assert desk.engine.most_receivable(kit.COIN) == Msat(329_999)
+    dust = kit.Desk(holding(50, Msat(329_999)), kit.channel("near"), reserve=20_000)
+    dust.do(Flush())
+    assert dust.engine._book.covered
