@@ -15,7 +15,6 @@ from scenario_kit import World, world
 from protocols.payment.events import PayPhase
 from rrnode.control import models as m
 from rrnode.errors import StorageFailed
-from rrnode.services.initialization import NotTaken
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ async def test_a_payment_whose_customer_hangs_up_while_it_is_stored_comes_to_its
     with trio.fail_after(20), trio.CancelScope() as customer:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(payer.owner.pay, order)
-            while not payer.node.money.payments():  # noqa: ASYNC110 - its commit is under way in a thread
+            while not payer.node.money.payments():
                 await trio.lowlevel.checkpoint()
             customer.cancel()
     (payment,) = payer.node.money.payments()
@@ -44,7 +43,7 @@ async def test_a_payment_whose_customer_hangs_up_while_it_is_stored_comes_to_its
     assert payer.node.paying._runs == {}
 
 
-async def test_a_node_that_has_halted_takes_and_makes_no_payment_and_says_so(net: World) -> None:
+async def test_a_node_that_has_halted_makes_no_payment_and_says_so(net: World) -> None:
     payer, payee = await net.add("A", coins=0), await net.add("B", coins=0)
     contact = (await payee.owner.contact()).contact
 
@@ -55,5 +54,3 @@ async def test_a_node_that_has_halted_takes_and_makes_no_payment_and_says_so(net
     with pytest.raises(StorageFailed, match="disk full"):
         await payer.owner.pay(m.PayOrder(target=contact, amount_msat=5000))
     assert payer.node.paying._runs == {}
-    with pytest.raises(NotTaken, match="cannot read it"):
-        await payer.node.paying.take(bytes(512), b"somebody")
