@@ -159,7 +159,7 @@ class Actor:
         await self.world.nursery.start(self._live)
         return self
 
-    async def _live(self, task_status: Any) -> None:
+    async def _live(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         self._ended = trio.Event()
         store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
         store.fuse = self.fuse = Fuse(self._lose_power)
@@ -378,6 +378,15 @@ async def example_network(
     return actors
 
 
+async def eventually(what: str, condition: Callable[[], bool], patience: float = 100.0) -> None:
+    """Wait for what no node tells about: a wallet's coins, several nodes together. For leaping time."""
+    with trio.move_on_after(patience):
+        while not condition():  # noqa: ASYNC110 (there is no event for it)
+            await trio.sleep(0.05)
+        return
+    raise AssertionError(f"waited in vain for {what}")
+
+
 def on_sending(actor: Actor, kind: type, action: Callable[[], None], *, to: Actor | None = None) -> None:
     """Once: when this node is about to send a channel message of this kind, which it has decided and stored, `action` comes
     instead of the sending."""
@@ -424,4 +433,4 @@ def recorded(actor: Actor) -> Iterator[list[Any]]:
         actor.node.dispatcher._perform = perform  # type: ignore[method-assign]
 
 
-__all__ = ["CALM", "Actor", "FeeSettings", "World", "example_network", "on_sending", "recorded", "world"]
+__all__ = ["CALM", "Actor", "FeeSettings", "World", "eventually", "example_network", "on_sending", "recorded", "world"]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from scenario_kit import CALM, Actor, World
+from scenario_kit import CALM, Actor, World, eventually
 from trio.testing import MockClock
 
 from protocols.channel.state import Channel, Phase, balances, is_usable
@@ -83,15 +83,6 @@ async def at_rest(line: Line, pairs: str = "AB BC") -> None:
             idle = lambda here=here, there=there: not here.channel_with(there).htlcs  # noqa: E731
             await here.until(f"{pair} without HTLC", idle, PATIENCE)
         assert mirrored(one, other)
-
-
-async def eventually(what: str, condition: Callable[[], bool]) -> None:
-    """For what no node tells about: a wallet's coins."""
-    with trio.move_on_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110 (there is no event for it)
-            await trio.sleep(0.2)
-        return
-    raise AssertionError(f"waited in vain for {what}")
 
 
 class Payments:
