@@ -534,6 +534,7 @@ class Node:
             case WatchOutpoint():
                 self.follower.watch_outpoint(effect)
             case Alarm():
+                self.openings.failed(effect.channel_id, effect.text)
                 self._alarm(f"channel {effect.channel_id.hex()[:16]}: {effect.text}", effect.channel_id)
 
     def _alarm(self, text: str, channel_id: ChannelId | None = None) -> None:
