@@ -301,15 +301,19 @@ class Actor:
 class World:
     """A memory network, a chain and the nodes on them."""
 
-    def __init__(self, directory: Path, nursery: trio.Nursery, chain: SharedChain) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nursery: trio.Nursery,
+        chain: Any,
+        backend: Callable[[], ChainBackend] | None = None,
+    ) -> None:
+        """`chain` is what the test mines with; `backend` gives each node its own way to it, None: the same."""
         self.directory, self.nursery, self.chain = directory, nursery, chain
+        self.backend = backend or (lambda: chain)
         self.network = MemoryNetwork()
         self.hosts = QUICK
         self.actors: dict[str, Actor] = {}
-
-    def backend(self) -> ChainBackend:
-        """What a node reaches the chain by; one for each start."""
-        return self.chain
 
     @asynccontextmanager
     async def throw_away(self) -> AsyncIterator[Host]:
