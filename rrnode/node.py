@@ -24,6 +24,7 @@ from protocols.channel.events import (
     CloseRequested,
     FundingBuilt,
     FundingFailed,
+    MessageReceived,
     Publish,
     PublishWithChild,
     PublishWithInputs,
@@ -71,6 +72,7 @@ from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.channels import ChannelService
 from rrnode.services.initialization import InitializationService
+from rrnode.services.limits import printable
 from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
@@ -127,6 +129,13 @@ class _News:
     event: m.ForwardStep | m.Forwarded
 
 
+@dataclass(frozen=True, slots=True)
+class _UnusedKeys:
+    """A channel was refused before its keys were shown to anybody: a later one may use them."""
+
+    key_index: int
+
+
 class Node:
     """A running node. `run` serves until `stop` is called or the node halts."""
 
@@ -143,6 +152,7 @@ class Node:
         self.bus = EventBus(parts.clock)
         self._feerate = FLOOR_FEERATE
         self._neighbours: set[PeerId] = set()
+        self._peer_of: dict[ChannelId, PeerId] = {}  # of channels in memory, for when one is forgotten
         self._carried: dict[HtlcRef, PaymentHash] = {}
         self.openings = Openings(self._notify)
         self._change = trio.Event()
@@ -161,6 +171,7 @@ class Node:
             config=settings.engine_config(),
         )
         self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
+        self._peer_of = {channel.channel_id: channel.peer for channel in self.money.channels()}
         self._neighbours = {channel.peer for channel in self.money.channels() if lives(channel)}
         self.dispatcher = Dispatcher(
             handle=self._handle,
@@ -192,6 +203,7 @@ class Node:
                 answer=routing.answer,
                 now=self.now,
                 most=settings.limits.max_clients,
+                is_neighbour=self.is_neighbour,
             )
         self.subscribed = SubscriptionClient(
             host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
@@ -299,6 +311,8 @@ class Node:
                     task_status.started()
                     await self.stopping.wait()
                     nursery.cancel_scope.cancel()
+            except* Halted:
+                pass  # whoever had an event for the engine when it halted; `halted` says why
             finally:
                 self._background = None
                 self.bus.publish(m.Stopping(reason=self.halted()))
@@ -376,6 +390,8 @@ class Node:
         """Wallet first, then the channels: a crash in between repeats the batch, and the wallet takes it once."""
         await self.follower.start()
         await catch_up(self.wallet, self.backend)
+        known = frozenset(channel.channel_id for channel in self.money.channels())
+        await trio.to_thread.run_sync(self.wallet.release_but, known)
         self._taken_in = self.follower.height
         task_status.started()
         await self._tell_reserve()
@@ -471,6 +487,7 @@ class Node:
         for effect in batch.stores:
             if isinstance(effect, StoreChannel) and effect.replaces is not None:
                 self.openings.renamed(effect.replaces, effect.channel.channel_id)
+                self._peer_of.pop(effect.replaces, None)
         self.store.commit(batch.stores, batch.journal, batch.cursor)
 
     def _handle(self, event: Any, facts: Facts) -> list[Any]:
@@ -487,6 +504,10 @@ class Node:
                     if payment_hash is not None:
                         news = m.Forwarded(payment_hash=payment_hash.hex(), paid=earned > 0, earned_msat=earned)
                         effects.append(_News(news))
+        if isinstance(event, MessageReceived) and event.key_index is not None:
+            used = (effect.channel.key_index for effect in effects if isinstance(effect, StoreChannel))
+            if event.key_index not in used:
+                effects.append(_UnusedKeys(event.key_index))
         return effects
 
     def _answer(self, question: FindOffers) -> OffersFound:
@@ -519,6 +540,9 @@ class Node:
                 )
             case _News():
                 self.bus.publish(effect.event)
+            case _UnusedKeys():
+                give_back = partial(self.wallet.give_back_key_index, effect.key_index)
+                self._require_background().start_soon(trio.to_thread.run_sync, give_back)
             case PaymentChanged():
                 self.paying.payment_changed(effect)
             case PromiseChanged():
@@ -538,13 +562,19 @@ class Node:
                 self._alarm(f"channel {effect.channel_id.hex()[:16]}: {effect.text}", effect.channel_id)
 
     def _alarm(self, text: str, channel_id: ChannelId | None = None) -> None:
+        text = printable(text)  # it may repeat what a peer said
         log.error("alarm", text=text)
         self.alarms.append(text)
         self.bus.publish(m.AlarmRaised(channel_id=channel_id.hex() if channel_id else "", text=text))
 
     def _channel_changed(self, channel_id: ChannelId) -> None:
         channel = self.money.channel(channel_id)
-        if channel is not None:
+        if channel is None:
+            forgotten = self._peer_of.pop(channel_id, None)
+            if forgotten is not None:
+                self._maybe_no_neighbour(forgotten)
+        else:
+            self._peer_of[channel_id] = channel.peer
             if lives(channel):
                 if channel.peer not in self._neighbours:
                     self._neighbours.add(channel.peer)
