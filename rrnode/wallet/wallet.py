@@ -405,6 +405,14 @@ class Wallet:
                 if holder.startswith(FUNDING) and channel_id in channels_of(holder):
                     self._held.release(holder)
 
+    def release_but(self, channels: Container[ChannelId]) -> None:
+        """Free the coins of every funding whose channel is none of these: the node went down between forgetting it and
+        saying so. To be called before channels are opened. Raises StorageFailed."""
+        with self._lock:
+            for holder in self._held.holders():
+                if holder.startswith(FUNDING) and not any(each in channels for each in channels_of(holder)):
+                    self._held.release(holder)
+
     def _build(self, pay: list[tuple[bytes, Sat]], rest: bytes | None, feerate: FeeRate, *, keep: Sat) -> Built:
         """Pay, with change to us; or everything to `rest`. `keep` stays with us in any case."""
         coins = self._spendable()

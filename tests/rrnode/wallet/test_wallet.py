@@ -267,6 +267,22 @@ async def test_a_released_funding_frees_its_coins(
     assert rich.balance() == reopened().balance() == balance(confirmed=1_700_000, spendable=1_700_000)
 
 
+async def test_fundings_of_channels_that_are_gone_free_their_coins_at_the_next_start(
+    rich: Wallet, reopened: Callable[[], Wallet]
+) -> None:
+    raw, index = rich.build_funding(CHANNEL, FUNDING, Sat(600_000), RATE)
+    permanent = channel_id_of(parse_transaction(raw).txid, index)
+    await rich.reserve_coins(b"a close under way", Sat(1))
+    held = rich.balance()
+    for known in (CHANNEL, permanent):
+        again = reopened()
+        again.release_but({known})
+        assert again.balance() == held
+    again.release_but(set())
+    assert 0 < again.balance().set_aside < held.set_aside
+    assert await again.fee_purposes() == (b"a close under way",)
+
+
 async def test_a_funding_leaves_the_reserve(rich: Wallet) -> None:
     rich.keep_reserve(Sat(1_000_000))
     with pytest.raises(UserError, match="700000 sat can be spent now, fee included"):
