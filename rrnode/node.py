@@ -53,7 +53,7 @@ from protocols.payment.events import (
 from protocols.routing.engine import Engine as RoutingEngine
 from protocols.routing.events import LiquidityChanged, OfferArrived, PaymentEnded
 from protocols.units import BlockHeight, FeeRate, Sat, UnixTime
-from protocols.wire.channel import Error, OpenChannel
+from protocols.wire.channel import AcceptChannel, Error, OpenChannel
 from rrnode.chain.base import BlockRef, ChainBackend
 from rrnode.chain.broadcaster import Broadcaster
 from rrnode.chain.follower import Follower
@@ -157,7 +157,7 @@ class Node:
         self.openings = Openings(self._notify)
         self._change = trio.Event()
         self._taken_in = BlockHeight(0)
-        self._told_reserve: int | None = -1
+        self._told_reserve: int | None = None  # what the engine begins with, too
         self._background: trio.Nursery | None = None
 
         loaded = self.store.load()
@@ -505,8 +505,9 @@ class Node:
                         news = m.Forwarded(payment_hash=payment_hash.hex(), paid=earned > 0, earned_msat=earned)
                         effects.append(_News(news))
         if isinstance(event, MessageReceived) and event.key_index is not None:
-            used = (effect.channel.key_index for effect in effects if isinstance(effect, StoreChannel))
-            if event.key_index not in used:
+            # An accepted channel is in memory alone at first, but its keys are the peer's to see from here on.
+            said = [effect.message for effect in effects if isinstance(effect, SendMessage)]
+            if not any(isinstance(message, AcceptChannel) for message in said):
                 effects.append(_UnusedKeys(event.key_index))
         return effects
 
