@@ -431,17 +431,21 @@ class Node:
         on, or released its preimage, would lose it.
         """
         confirmed: int | None = None
-        self._keep_reserve()
+        self.keep_reserve()
         if not self.chain_problem and not self.follower.behind:
             confirmed = await trio.to_thread.run_sync(self.wallet.confirmed_for_fees)
         if confirmed != self._told_reserve:
             self._told_reserve = confirmed
             await self.dispatcher.post(ChainReserveChanged(confirmed_sat=confirmed))
 
-    def _keep_reserve(self) -> None:
-        """What the wallet holds back: a coin for the end of each channel (DESIGN 6)."""
+    def keep_reserve(self) -> None:
+        """Tell the wallet what to hold back: a coin for the end of each channel, and what that would cost now (DESIGN 6).
+
+        To be called right before our own coins are spent: the HTLCs of this moment count.
+        """
         count = sum(channel.phase is not Phase.CLOSED for channel in self.money.channels())
-        self.wallet.keep_reserve(Sat(count * self.settings.channels.chain_reserve_sat), coins=count)
+        flat = count * self.settings.channels.chain_reserve_sat
+        self.wallet.keep_reserve(Sat(max(flat, self.money.reserve_needed())), coins=count)
 
     async def _watch_trouble(self) -> None:
         """A chain that is lost stops forwarding within seconds, and says so (DESIGN 9)."""
@@ -632,11 +636,12 @@ class Node:
         return None
 
     async def _build_funding(self, order: BuildFunding) -> None:
-        self._keep_reserve()
+        self.keep_reserve()
 
         def build() -> tuple[bytes, int]:
             return self.wallet.build_funding(order.channel_id, order.script, order.amount, self._feerate)
 
+        self.keep_reserve()
         try:
             transaction, index = await trio.to_thread.run_sync(build)
         except UserError as error:

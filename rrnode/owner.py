@@ -373,6 +373,7 @@ class Owner:
         node = self._node
         feerate = FeeRate(feerate_sat_per_kvb) if feerate_sat_per_kvb is not None else node.feerate
         amount = None if amount_sat is None else Sat(amount_sat)
+        node.keep_reserve()
         sent = await trio.to_thread.run_sync(lambda: node.wallet.send(address, amount, feerate))
         try:
             result = await node.backend.publish((sent.transaction,))

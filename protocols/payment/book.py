@@ -150,6 +150,11 @@ class Book:
             self._touched.update(dict.fromkeys(self._by_peer))
 
     @property
+    def need(self) -> Sat:
+        """Confirmed satoshi that the end of every channel on the chain would take now (DESIGN 6)."""
+        return Sat(self._need)
+
+    @property
     def covered(self) -> bool:
         """Whether we could pay for the end of every channel on the chain, with the HTLCs in it."""
         return self._confirmed is not None and self._confirmed >= self._need

@@ -37,7 +37,7 @@ from protocols.payment.ledger import Ledger
 from protocols.payment.paying import PAY, Paying
 from protocols.payment.taking import Taking
 from protocols.routing.events import Liquidity
-from protocols.units import AssetId, Msat
+from protocols.units import AssetId, Msat, Sat
 from protocols.wire.channel import FailureCode
 
 __all__ = ["Effect", "Engine", "Event"]
@@ -110,6 +110,10 @@ class Engine:
     def liquidity(self, peer: PeerId) -> tuple[Liquidity, ...]:
         """What the channels with a neighbour can carry now: the largest single HTLC each way, per asset."""
         return self._book.liquidity(peer)
+
+    def reserve_needed(self) -> Sat:
+        """Confirmed satoshi that the end of every channel on the chain would take now, the HTLCs in them included."""
+        return self._book.need
 
     def most_receivable(self, asset: AssetId) -> Msat:
         """The largest HTLC that any neighbour could offer us now."""

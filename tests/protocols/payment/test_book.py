@@ -338,6 +338,7 @@ def test_every_htlc_that_can_be_an_output_needs_coins_at_the_feerate_of_the_day(
     need = close_reserve(50, FeeRate(1000)) + 10_000
     assert need > 26_000
     desk = kit.Desk(holding(50, Msat(5_000_000)), kit.channel("near"), reserve=need - 1)
+    assert desk.engine.reserve_needed() == need
     desk.do(Flush())
     assert desk.do(ChainReserveChanged(confirmed_sat=need)) == []
     assert desk.do(Flush())[-1].liquidity[0].ours > 400_000_000
