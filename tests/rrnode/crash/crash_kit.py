@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from rrnode.control.client import NodeAway
@@ -235,6 +236,11 @@ class Line:
     def both_usable(self) -> bool:
         return all(len(end) == 1 and end[0]["usable"] for end in (self.newest("A"), self.newest("B")))
 
+    def is_ending(self) -> bool:
+        """Whether the close has begun at either end, or is over."""
+        ends = self.newest("A") + self.newest("B")
+        return len(ends) < 2 or any(each["phase"] != "open" for each in ends)
+
     def neither_there(self) -> bool:
         return not self.newest("A") and not self.newest("B")
 
@@ -259,10 +265,11 @@ class Line:
         order = {"peer": self.nodes["B"].peer_id, "capacity_sat": 500_000, "push_msat": 50_000_123}
 
         def phase(node: CrashNode) -> None:
-            try:
-                self.nodes["A"].order("/channels", order)
-            except UserError:
-                wait_for("a death that explains the refusal", lambda: node.dead, 5)
+            refused: list[str] = []
+            opening = Thread(target=self._order_open, args=(order, refused), daemon=True)
+            opening.start()  # whose answer waits for a fundee that may be dead
+            wait_for("the channel to be agreed", lambda: node.dead or not opening.is_alive())
+            assert node.dead or not refused or wait_for(f"a death that explains {refused}", lambda: node.dead, 5)
             self.mine_until("the channel", lambda: node.dead or self.both_usable())
 
         died = self.killed(victim, commit, side, phase)
@@ -278,21 +285,17 @@ class Line:
             assert before - MOST_FEES <= self.coins() <= before
         return died
 
+    def _order_open(self, order: Json, refused: list[str]) -> None:
+        try:
+            self.nodes["A"].order("/channels", order)
+        except UserError as error:
+            refused.append(str(error))
+
     def open_in_peace(self) -> None:
         if self.neither_there():
             order = {"peer": self.nodes["B"].peer_id, "capacity_sat": 500_000, "push_msat": 50_000_123}
-            wait_for("B to take another channel", lambda: self._opened(order))  # it takes only so many in a while
-            self.mine_until("the channel", self.both_usable)
-
-    def _opened(self, order: Json) -> bool:
-        try:
             self.nodes["A"].client.post("/channels", order)
-        except UserError as refusal:
-            if "too many channel openings" not in str(refusal):
-                raise
-            time.sleep(1)
-            return False
-        return True
+            self.mine_until("the channel", self.both_usable)
 
     def close(self, victim: str, commit: int, side: str, *, force: bool) -> bool:
         """A closes the second channel; afterwards every coin is in a wallet, or the order died with its giver."""
@@ -305,6 +308,7 @@ class Line:
 
         died = self.killed(victim, commit, side, phase)
         self.at_rest()
+        wait_for("one mind about the close", lambda: self.both_usable() or self.is_ending())
         if not self.both_usable():
             self.mine_until("the close", self.neither_there)
             self.mine_until("its coins", lambda: not any(self._unsure(name) for name in "AB"))

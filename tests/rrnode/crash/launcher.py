@@ -1,7 +1,8 @@
 """Run as a program instead of `rrnode`: the same command line, but the process kills itself at a commit that a test chose.
 
 The file named by NODE_TEST_FUSE says when: `3 before` is right before the third commit after the file was written, `3
-after` right after it. Commits are those of the engine and of the wallet. `<file>.seen` counts them meanwhile.
+after` right after it. Commits are those of the engine and of the wallet. `<file>.seen` counts them meanwhile. And a peer may open
+more channels in a minute than it may elsewhere.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rrnode.cli import main
+from rrnode.services import channels
 from rrnode.storage import Store
 
 FUSE = Path(os.environ["NODE_TEST_FUSE"])
@@ -39,6 +41,8 @@ def cutting(write: Callable[..., None]) -> Callable[..., None]:
 
 
 if __name__ == "__main__":
+    allowance = channels.Allowance
+    channels.Allowance = lambda **_: allowance(per_key=100, burst=100, total=100)  # type: ignore[assignment,misc]
     Store.commit = cutting(Store.commit)  # type: ignore[method-assign]
     Store.write_wallet = cutting(Store.write_wallet)  # type: ignore[method-assign]
     sys.exit(main())

@@ -13,11 +13,12 @@ from bootstrap.networks import REGTEST
 from protocols.channel.state import Phase, balances
 from protocols.ids import PaymentHash, PeerId
 from protocols.payment.events import Payment, PayPhase
-from protocols.units import BlockDelta
+from protocols.units import BlockDelta, BlockHeight
 from rrnode.chain.base import ChainBackend
 from rrnode.chain.kernel import KernelChain
 from rrnode.config.settings import ChannelSettings, FeeSettings, LockSettings, RoleSettings, Settings, WaitSettings
 from rrnode.control import models as m
+from rrnode.dispatcher import Halted
 from rrnode.errors import ChainUnavailable, StorageFailed, UserError
 from rrnode.host.base import Host, HostConfig
 from rrnode.host.memory import MemoryHost, MemoryNetwork
@@ -216,6 +217,13 @@ class Actor:
         with trio.fail_after(PATIENCE):
             await self._ended.wait()
 
+    async def takes_new_things_at(self, height: BlockHeight) -> None:
+        """Wait until it has taken in the chain and its engine knows that it may take on new things (again)."""
+        await self.node.caught_up(height)
+        while self.node._told_reserve in (None, -1):  # noqa: ASYNC110 (not told yet, or behind: nobody is told)
+            await trio.sleep(0.01)
+        await self.node._probe()
+
     def coins(self) -> Balance:
         """What its wallet holds on the chain."""
         return self.node.wallet.balance()
@@ -250,7 +258,7 @@ class Actor:
                     answer = await order()
                 except UserError as error:
                     answer = str(error)
-                except (PowerCut, StorageFailed):
+                except (PowerCut, StorageFailed, Halted):
                     pass
                 nursery.cancel_scope.cancel()
         return answer
@@ -340,7 +348,7 @@ class World:
         for actor in self.actors.values():
             if actor.runs:
                 with trio.fail_after(PATIENCE):
-                    await actor.attempt(partial(actor.node.caught_up, tip.height))
+                    await actor.attempt(partial(actor.takes_new_things_at, tip.height))
 
     async def channel(self, funder: Actor, other: Actor, capacity_sat: int = 1_000_000, push_msat: int = 0) -> None:
         """Link two nodes if need be, and open a channel between them."""

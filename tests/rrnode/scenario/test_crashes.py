@@ -7,6 +7,7 @@ that was not on the disk is gone. `tests/rrnode/crash` does the same to real pro
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -83,6 +84,8 @@ async def at_rest(line: Line, pairs: str = "AB BC") -> None:
             idle = lambda here=here, there=there: not here.channel_with(there).htlcs  # noqa: E731
             await here.until(f"{pair} without HTLC", idle, PATIENCE)
         assert mirrored(one, other)
+    for actor in line.values():
+        await actor.attempt(partial(actor.takes_new_things_at, actor.node.height))
 
 
 class Payments:
@@ -104,7 +107,8 @@ class Payments:
         contact = (await self.payee.owner.contact()).contact
         order = m.PayOrder(target=contact, amount_msat=self.amount, maximum_ms=2000)
         payer = self.payer
-        self.answer = await payer.attempt(lambda: payer.owner.pay(order))
+        answer = await payer.attempt(lambda: payer.owner.pay(order))
+        assert not isinstance(answer, str), answer
 
         async def over() -> None:
             await payer.until("the payment to end", self._ended, PATIENCE)
@@ -214,6 +218,11 @@ class Channels:
         ends = self.newest(self.a), self.newest(self.b)
         return all(len(end) == 1 and is_usable(end[0]) for end in ends)
 
+    def is_ending(self) -> bool:
+        """Whether the close has begun at either end, or is over."""
+        ends = self.newest(self.a) + self.newest(self.b)
+        return len(ends) < 2 or any(channel.phase is not Phase.OPEN for channel in ends)
+
     def neither_there(self) -> bool:
         return not self.newest(self.a) and not self.newest(self.b)
 
@@ -225,7 +234,7 @@ class Channels:
 
         async def whole() -> None:
             answer = await self.a.attempt(opener)
-            assert not isinstance(answer, str), answer
+            assert not isinstance(answer, str) or self.victim.fuse.blown, answer
             await self.mine_until("the channel", self.both_usable)
 
         await self.victim.attempt(whole)
@@ -271,6 +280,7 @@ class Channels:
     async def check_closed(self, closer: Actor) -> None:
         """Over on both sides with every coin in a wallet; or the order was lost with the power and all goes on."""
         await self.links()
+        await eventually("one mind about the close", lambda: self.both_usable() or self.is_ending())
         if self.both_usable():
             self.forgotten += 1
             await self.close_now()

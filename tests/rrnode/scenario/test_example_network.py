@@ -113,5 +113,5 @@ async def test_a_forwarder_that_lost_its_cheapest_neighbour_carries_by_its_next_
     await e.until("no HTLC", lambda: not e.channel_with(d).htlcs)
     await c.until("no HTLC", lambda: not any(each.htlcs for each in c.node.money.channels()))
     assert (e.holds(d), d.holds(c), c.holds(b), d.holds(b)) == (7_000_000, 7_001_700, 7_003_401, 0)
-    assert b.node.store.forward_totals() == (1, 1_701)
+    await b.until("B's books to say what it earned", lambda: b.node.store.forward_totals() == (1, 1_701))
     assert net.total() == 5 * CAPACITY
