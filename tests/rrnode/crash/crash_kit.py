@@ -53,12 +53,14 @@ class CrashNode(DemoNode):
     def arm(self, commit: int, side: str) -> None:
         """Die at this commit from now on, `before` or `after` it."""
         self.seen.unlink(missing_ok=True)
-        self.fuse.write_text(f"{commit} {side}")
+        written = self.fuse.with_suffix(".new")
+        written.write_text(f"{commit} {side}")
+        written.rename(self.fuse)  # never seen half written
 
     def disarm(self) -> int:
         """Live on. Gives the number of commits since it was armed."""
         self.fuse.unlink(missing_ok=True)
-        return int(self.seen.read_text()) if self.seen.exists() else 0
+        return int(self.seen.read_text() or 0) if self.seen.exists() else 0
 
     @property
     def dead(self) -> bool:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from rrnode.cli import main
@@ -17,6 +18,7 @@ from rrnode.services import channels
 from rrnode.storage import Store
 
 FUSE = Path(os.environ["NODE_TEST_FUSE"])
+COUNTING = Lock()
 SEEN = FUSE.with_name(FUSE.name + ".seen")
 
 
@@ -28,8 +30,9 @@ def cutting(write: Callable[..., None]) -> Callable[..., None]:
             turn, _, side = FUSE.read_text().partition(" ")
         except FileNotFoundError:
             return write(*arguments, **named)
-        seen = 1 + (int(SEEN.read_text()) if SEEN.exists() else 0)
-        SEEN.write_text(str(seen))
+        with COUNTING:  # the engine and the wallet commit in threads of their own
+            seen = 1 + (int(SEEN.read_text()) if SEEN.exists() else 0)
+            SEEN.write_text(str(seen))
         if seen == int(turn) and side == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         write(*arguments, **named)
