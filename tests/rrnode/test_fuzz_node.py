@@ -162,10 +162,14 @@ class Siege:
             self.paid += 1
             await trio.sleep(0.6)  # a payee takes 120 initializations a minute
 
+    def streams(self, who: LinkedHost, protocol: str) -> int:
+        """How many streams of a peer stand."""
+        return [each.protocol for each in self.host._links[who.peer_id].streams].count(protocol)
+
     async def progress(self, payments: int = 1) -> None:
         """Wait until honest payments went through that began after now."""
         target = self.paid + 1 + payments
-        with trio.fail_after(20):
+        with trio.fail_after(300):
             while self.paid < target:  # noqa: ASYNC110
                 await trio.sleep(0.05)
 
@@ -273,13 +277,16 @@ async def test_half_a_frame_and_then_silence_holds_little_and_not_for_ever(siege
         await trio.sleep(0.2)
         for who in (attacker, stranger):
             assert siege.held(who) < 600_000
-            streams = [each.protocol for each in siege.host._links[who.peer_id].streams]
             for protocol in MESSAGES:  # the newest takes the place of the older; the standing link has one of its own
-                assert streams.count(protocol) <= 1 + (protocol == link.PROTOCOL) * 5
+                most = 1 + (protocol == link.PROTOCOL) * 5
+                with trio.fail_after(10):  # one that was refused closes politely, which takes a few seconds at most
+                    while siege.streams(who, protocol) > most:  # noqa: ASYNC110
+                        await trio.sleep(0.1)
         await siege.progress(2)
     siege.well()
 
 
+@pytest.mark.slow
 async def test_a_neighbours_flood_of_lawful_messages_leaves_others_their_turn(siege: Siege) -> None:
     async with siege.attacker(siege.puppet_secret) as attacker, trio.open_nursery() as flood:
 
