@@ -1,8 +1,11 @@
 """The networks a node can work on: genesis hash, text prefix, default ports (DESIGN 3)."""
 
+import struct
 from dataclasses import dataclass
 
-from protocols.units import AssetId
+from protocols.light.headers import Checkpoint
+from protocols.light.work import MAINNET_RULES, REGTEST_RULES, SIGNET_RULES, TESTNET4_RULES, PowRules
+from protocols.units import AssetId, BlockHeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +17,8 @@ class Network:
     address_prefix: of segwit addresses.
     port: default TCP port of a routing server.
     rpc_port: Bitcoin Core's default RPC port.
+    pow_rules: how its difficulty moves.
+    checkpoint: where a client without a chain begins to read headers; block 0 until nearer ones are shipped.
     """
 
     name: str
@@ -22,10 +27,20 @@ class Network:
     address_prefix: str
     port: int
     rpc_port: int
+    pow_rules: PowRules
+    checkpoint: Checkpoint
 
 
 def _genesis(displayed: str) -> AssetId:
     return AssetId(bytes.fromhex(displayed)[::-1])
+
+
+_SATOSHIS_COINBASE = "4a5e1e4baab89f3a32518a88c31bc87f618f76673e2cc77ab2127b7afdeda33b"  # shared by all but testnet4
+
+
+def _first_block(merkle_root: str, time: int, bits: int, nonce: int) -> Checkpoint:
+    root = bytes.fromhex(merkle_root)[::-1]
+    return Checkpoint(height=BlockHeight(0), header=struct.pack("<I32s32sIII", 1, bytes(32), root, time, bits, nonce))
 
 
 REGTEST = Network(
@@ -35,6 +50,8 @@ REGTEST = Network(
     address_prefix="bcrt",
     port=19780,
     rpc_port=18443,
+    pow_rules=REGTEST_RULES,
+    checkpoint=_first_block(_SATOSHIS_COINBASE, 1296688602, 0x207FFFFF, 2),
 )
 SIGNET = Network(
     name="signet",
@@ -43,6 +60,8 @@ SIGNET = Network(
     address_prefix="tb",
     port=39780,
     rpc_port=38332,
+    pow_rules=SIGNET_RULES,
+    checkpoint=_first_block(_SATOSHIS_COINBASE, 1598918400, 0x1E0377AE, 52613770),
 )
 TESTNET4 = Network(
     name="testnet4",
@@ -51,6 +70,10 @@ TESTNET4 = Network(
     address_prefix="tb",
     port=49780,
     rpc_port=48332,
+    pow_rules=TESTNET4_RULES,
+    checkpoint=_first_block(
+        "7aa0a7ae1e223414cb807e40cd57e667b718e42aaf9306db9102fe28912b7b4e", 1714777860, 0x1D00FFFF, 393743547
+    ),
 )
 MAINNET = Network(
     name="mainnet",
@@ -59,5 +82,7 @@ MAINNET = Network(
     address_prefix="bc",
     port=9780,
     rpc_port=8332,
+    pow_rules=MAINNET_RULES,
+    checkpoint=_first_block(_SATOSHIS_COINBASE, 1231006505, 0x1D00FFFF, 2083236893),
 )
 NETWORKS = {network.name: network for network in (REGTEST, SIGNET, TESTNET4, MAINNET)}
