@@ -21,6 +21,7 @@ _MEDIAN_SPAN = 11  # blocks (BIP 113)
 _TIMEWARP = 600  # seconds (BIP 94)
 _AHEAD = 2 * 3600  # seconds that a header may be ahead of our clock
 _LAYOUT = struct.Struct("<I32s32sIII")
+_TIME_AND_BITS = struct.Struct("<II")
 
 
 class InvalidHeader(PeerProtocolError):
@@ -87,6 +88,11 @@ class _Run:
         place = (height - self.start) * HEADER_SIZE
         return parse_header(bytes(self.raw[place : place + HEADER_SIZE])) if 0 <= place < len(self.raw) else None
 
+    def facts(self, height: int) -> Parent | None:
+        """Time and difficulty only, without hashing."""
+        place = (height - self.start) * HEADER_SIZE
+        return Parent(*_TIME_AND_BITS.unpack_from(self.raw, place + 68)) if 0 <= place < len(self.raw) else None
+
     def work_above(self, height: int) -> int:
         first = (height + 1 - self.start) * HEADER_SIZE
         return sum(
@@ -124,6 +130,10 @@ class HeaderChain:
     def at(self, height: int) -> Header | None:
         """The best chain's block at this height; None above the tip and below the checkpoint."""
         return self._tip if height == self.height else self._run.at(height)
+
+    def facts_at(self, height: int) -> Parent | None:
+        """Time and difficulty of the best chain's block at this height; None where `at` gives None."""
+        return self._run.facts(height)
 
     def height_of(self, block_hash: bytes) -> BlockHeight | None:
         """Where this block stands in the best chain, None when it does not."""
@@ -231,12 +241,8 @@ class Branch:
             self.last = header
             self.work += _work(header.bits)
 
-    def _at(self, height: int) -> Header | None:
-        return self._chain.at(height) if height <= self.fork else self._run.at(height)
-
-    def _before(self, height: BlockHeight) -> Parent | None:
-        header = self._at(height)
-        return None if header is None else Parent(header.time, header.bits)
+    def _before(self, height: int) -> Parent | None:
+        return self._chain.facts_at(height) if height <= self.fork else self._run.facts(height)
 
     def _check(self, header: Header, now: UnixTime) -> None:
         height = BlockHeight(self.height + 1)
@@ -252,7 +258,7 @@ class Branch:
         target = target_of(header.bits)
         if target is None or target > rules.limit or int.from_bytes(header.hash, "little") > target:
             raise InvalidHeader(f"header {height} has too little work")
-        times = [each.time for n in range(1, _MEDIAN_SPAN + 1) if (each := self._at(height - n)) is not None]
+        times = [each.time for n in range(1, _MEDIAN_SPAN + 1) if (each := self._before(height - n)) is not None]
         # Within ten blocks of a checkpoint the median depends on blocks that are not known; at block 0 there are none.
         if (len(times) == _MEDIAN_SPAN or self._chain.base == 0) and header.time <= sorted(times)[len(times) // 2]:
             raise InvalidHeader(f"header {height} is not later than the median of the eleven before it")

@@ -19,7 +19,7 @@ class PowRules:
     Attributes:
         limit: the easiest target.
         interval: blocks of one difficulty period.
-        retargets: whether a new period's difficulty follows from the time that the last one took.
+        retargets: whether a new period's difficulty follows from the time that the last one took; else it never moves.
         minimum_after_20_minutes: a block that comes later than so after its parent must have the easiest target, and
             such blocks do not count for those that follow.
         bip94: a period's difficulty follows from its first block, which may not be more than 600 s older than its parent.
@@ -43,9 +43,10 @@ TESTNET4_RULES = PowRules(
 SIGNET_RULES = PowRules(
     limit=0x377AE << 216, interval=2016, retargets=True, minimum_after_20_minutes=False, bip94=False
 )
-# Work on regtest costs nothing: there a single lying helper can invent any chain.
+# Work on regtest costs nothing: there a single lying helper can invent any chain. Bitcoin Core's rule of easy blocks after
+# 20 minutes says nothing here: every block is one.
 REGTEST_RULES = PowRules(
-    limit=(1 << 255) - 1, interval=144, retargets=False, minimum_after_20_minutes=True, bip94=False
+    limit=(1 << 255) - 1, interval=144, retargets=False, minimum_after_20_minutes=False, bip94=False
 )
 
 
@@ -81,7 +82,7 @@ def work_of(target: int) -> int:
 
 
 def bits_required(
-    rules: PowRules, height: BlockHeight, time: UnixTime, before: Callable[[BlockHeight], Parent | None]
+    rules: PowRules, height: BlockHeight, time: UnixTime, before: Callable[[int], Parent | None]
 ) -> int | None:
     """What a block at this height and time must state as nBits.
 
@@ -91,11 +92,11 @@ def bits_required(
     Returns:
         None when it cannot be decided, because a block it depends on is not known.
     """
-    parent = before(BlockHeight(height - 1))
-    if parent is None:
-        return None
+    parent = before(height - 1)
+    if parent is None or not rules.retargets:
+        return None if parent is None else parent.bits
     if height % rules.interval == 0:
-        return _retargeted(rules, parent, before(BlockHeight(height - rules.interval)))
+        return _retargeted(rules, parent, before(height - rules.interval))
     if not rules.minimum_after_20_minutes:
         return parent.bits
     easiest = bits_of(rules.limit)
@@ -105,14 +106,12 @@ def bits_required(
     at = height - 1
     while ancestor is not None and at % rules.interval != 0 and ancestor.bits == easiest:
         at -= 1
-        ancestor = before(BlockHeight(at))
+        ancestor = before(at)
     return None if ancestor is None else ancestor.bits
 
 
 def _retargeted(rules: PowRules, last: Parent, first: Parent | None) -> int | None:
     """The difficulty after a period, from its last and first block."""
-    if not rules.retargets:
-        return last.bits
     if first is None:
         return None
     wanted = rules.interval * _SPACING

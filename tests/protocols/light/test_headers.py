@@ -145,11 +145,8 @@ def test_an_invalid_header_is_refused_and_those_before_it_are_kept(bench, mine):
 
 
 def test_a_difficulty_easier_than_the_networks_is_refused_even_if_it_follows(mine):
-    rules = replace(REGTEST_RULES, limit=(1 << 254) - 1)
-    bench = Bench(mine, rules)
+    bench = Bench(mine, replace(REGTEST_RULES, limit=(1 << 254) - 1))
     branch = bench.chain.branch(bench.chain.tip.hash)
-    with pytest.raises(InvalidHeader, match="states the difficulty 207fffff, 203fffff wanted"):
-        branch.extend((mine(bench.chain.tip.hash, START + 5000),), LATER)
     with pytest.raises(InvalidHeader, match="header 1 has too little work"):
         branch.extend((mine(bench.chain.tip.hash, START + 60),), LATER)  # what its parent, taken for granted, states
 
