@@ -22,7 +22,7 @@ from protocols.wire.framing import Deframer
 
 README = Path(__file__).parents[2] / "protocols" / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
-PROTOCOLS = ["link", "routing", "subscribe", "channel", "init"]
+PROTOCOLS = ["link", "routing", "subscribe", "channel", "init", "chain"]
 LIMITS = {0xFF: "u8", 0xFFFF: "u16", 0xFFFF_FFFF: "u32", 2**63 - 1: "u63", 21 * 10**17: "msat", 21 * 10**14: "sat"}
 
 
@@ -134,7 +134,9 @@ def test_the_fields_of_each_message_are_those_of_the_code(name, message):
     check_table(text, message)
 
 
-@pytest.mark.parametrize(("name", "message"), [("routing", "RoutingMessage"), ("subscribe", "Prefix")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("routing", "RoutingMessage"), ("subscribe", "Prefix"), ("chain", "Proven")]
+)
 def test_the_fields_of_what_stands_inside_messages_are_those_of_the_code(name, message):
     check_table(part(name, message), getattr(module_of(name), message))
 
@@ -146,7 +148,12 @@ def check_table(text: str, message) -> None:
 
 
 def test_every_code_is_explained():
-    for name, codes in (("channel", "FailureCode"), ("subscribe", "RefusalCode"), ("init", "DeliveryCode")):
+    for name, codes in (
+        ("channel", "FailureCode"),
+        ("subscribe", "RefusalCode"),
+        ("init", "DeliveryCode"),
+        ("chain", "RefusalCode"),
+    ):
         known = {
             key: int(value)
             for key, value in vars(getattr(module_of(name), codes)).items()
