@@ -180,7 +180,7 @@ class Node:
             answer=self._answer,
             facts=self._facts,
         )
-        self.follower = Follower(self.backend, cursor=cursor)
+        self.follower = Follower(self.backend, cursor=cursor, interests=self.wallet.interests)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 

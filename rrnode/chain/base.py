@@ -1,7 +1,9 @@
 """The ChainBackend interface: what a node needs of a chain, however it is reached (DESIGN 3, 8).
 
 Held to one set of contract tests: `kernel` (embedded regtest on libbitcoinkernel), `bitcoind` (Bitcoin Core by RPC; also
-reaches `rrnode chain serve`), later `remote`. Backends are asked, they do not push: `wait_for_change` is the only wait.
+reaches `rrnode chain serve`), `remote` (several helpers of which one is honest). The first two have whole blocks and a
+mempool (`WholeChain`), `remote` learns only what concerns its `Interests`; so whoever asks says what concerns it, and takes
+what comes as "at least that". Backends are asked, they do not push: `wait_for_change` is the only wait.
 """
 
 from abc import ABC, abstractmethod
@@ -10,8 +12,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 
+import trio
+
+from protocols.errors import DecodeError
 from protocols.ids import Txid
 from protocols.units import BlockHeight, FeeRate, Sat
+from rrnode.chain.parse import Block, Tx, outpoint, parse_block, parse_header
+from rrnode.errors import ChainUnavailable
+
+_LARGE = 100_000  # bytes of a block that is taken apart in a thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +40,47 @@ class OutputState:
     value: Sat
     script: bytes
     height: BlockHeight | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interests:
+    """What concerns whoever asks: spends of outputs (36 bytes: txid, index as little-endian), transactions, payments to
+    output scripts."""
+
+    outpoints: frozenset[bytes] = frozenset()
+    txids: frozenset[Txid] = frozenset()
+    scripts: frozenset[bytes] = frozenset()
+
+    def __or__(self, other: "Interests") -> "Interests":
+        return Interests(
+            outpoints=self.outpoints | other.outpoints,
+            txids=self.txids | other.txids,
+            scripts=self.scripts | other.scripts,
+        )
+
+    def within(self, transactions: Sequence[Tx]) -> tuple[int, ...]:
+        """Which of a block's transactions concern them; among them those that spend, in this very block, an output that pays
+        one of the scripts."""
+        found, paid = [], set[bytes]()
+        for number, tx in enumerate(transactions):
+            concerned = (
+                tx.txid in self.txids
+                or not self.outpoints.isdisjoint(tx.prevouts)
+                or (bool(paid) and not paid.isdisjoint(tx.prevouts))
+            )
+            for index, output in enumerate(tx.outputs):
+                if output.script in self.scripts:
+                    paid.add(outpoint(tx.txid, index))
+                    concerned = True
+            if concerned:
+                found.append(number)
+        return tuple(found)
+
+    def __len__(self) -> int:
+        return len(self.outpoints) + len(self.txids) + len(self.scripts)
+
+
+NO_INTERESTS = Interests()
 
 
 class Verdict(Enum):
@@ -69,12 +119,18 @@ class ChainBackend(ABC):
         """The best chain's block at this height, None above the tip."""
 
     @abstractmethod
-    async def block(self, block_hash: bytes) -> bytes:
-        """A whole serialized block. Raises ChainUnavailable when it is not there (pruned, unknown)."""
+    async def parent(self, block_hash: bytes) -> bytes:
+        """The hash before this one, also off the best chain. Raises ChainUnavailable when the block is not known."""
 
     @abstractmethod
-    async def mempool(self) -> tuple[Txid, ...]:
-        """Ids of the unconfirmed transactions known now."""
+    async def transactions(self, ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
+        """At least those of this block's transactions that concern the interests, in the block's order; so too those that
+        spend an output which pays one of their scripts in the same block."""
+
+    @abstractmethod
+    async def mempool(self, interests: Interests = NO_INTERESTS) -> tuple[Txid, ...]:
+        """Ids of unconfirmed transactions known now: at least those that spend an output or are a transaction of the
+        interests."""
 
     @abstractmethod
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
@@ -97,6 +153,11 @@ class ChainBackend(ABC):
     async def confirmed_output(self, txid: Txid, index: int) -> OutputState | None:
         """The output if the best chain has it unspent, whatever the mempool does with it, else None."""
 
+    async def surely_unspent(self, txid: Txid, index: int) -> OutputState | None:
+        """The output when it is certain that no block of the best chain spends it, whatever the mempool does. None may also
+        mean that only reading the blocks can tell."""
+        return await self.confirmed_output(txid, index) or await self.unspent(txid, index)
+
     @abstractmethod
     async def publish(self, transactions: tuple[bytes, ...]) -> PublishResult:
         """Give one transaction, or a parent and its child as a package (BIP 431), to the network. Idempotent."""
@@ -111,6 +172,42 @@ class ChainBackend(ABC):
 
         May return early for no reason; the caller looks for itself.
         """
+
+
+class WholeChain(ChainBackend):
+    """A chain whose blocks can be read whole, so that its facts can be proven to others."""
+
+    @abstractmethod
+    async def block(self, block_hash: bytes) -> bytes:
+        """A whole serialized block. Raises ChainUnavailable when it is not there (pruned, unknown)."""
+
+    @abstractmethod
+    async def height_of(self, block_hash: bytes) -> BlockHeight | None:
+        """Where this block is in the best chain, None when it is not there."""
+
+    @abstractmethod
+    async def headers(self, first: BlockHeight, count: int) -> tuple[bytes, ...]:
+        """Headers (80 bytes) of the best chain from a height on, fewer at its end."""
+
+    async def parent(self, block_hash: bytes) -> bytes:
+        try:
+            return parse_header(await self.block(block_hash)).previous
+        except DecodeError as error:
+            raise ChainUnavailable(f"{self.name} gave a block that is none: {error}") from error
+
+    async def transactions(self, ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
+        return (await self.parsed_block(ref.hash)).transactions
+
+    async def parsed_block(self, block_hash: bytes) -> Block:
+        """A whole block, taken apart."""
+        raw = await self.block(block_hash)
+        try:
+            block = await trio.to_thread.run_sync(parse_block, raw) if len(raw) > _LARGE else parse_block(raw)
+        except DecodeError as error:
+            raise ChainUnavailable(f"{self.name} gave a block that is none: {error}") from error
+        if block.header.hash != block_hash:
+            raise ChainUnavailable(f"{self.name} gave another block than the one asked for")
+        return block
 
 
 class Miner(ABC):

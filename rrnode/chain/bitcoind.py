@@ -22,7 +22,7 @@ from protocols.errors import DecodeError
 from protocols.ids import Txid
 from protocols.units import BlockHeight, FeeRate, Sat
 from rrnode.chain import parse, zmtp
-from rrnode.chain.base import BlockRef, ChainBackend, Miner, OutputState, PublishResult
+from rrnode.chain.base import NO_INTERESTS, BlockRef, Interests, Miner, OutputState, PublishResult, WholeChain
 from rrnode.chain.rpc_client import Json, RpcClient, RpcFailure
 from rrnode.chain.scopes import background
 from rrnode.chain.verdicts import verdict_of_package, verdict_of_single
@@ -62,7 +62,7 @@ def _sensible(method: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any
     return checked
 
 
-class BitcoindChain(ChainBackend, Miner):
+class BitcoindChain(WholeChain, Miner):
     """A Bitcoin Core; use it inside `running`."""
 
     name = "bitcoind"
@@ -231,7 +231,20 @@ class BitcoindChain(ChainBackend, Miner):
         return bytes.fromhex(await self._ask("getblock", block_hash[::-1].hex(), 0))
 
     @_sensible
-    async def mempool(self) -> tuple[Txid, ...]:
+    async def height_of(self, block_hash: bytes) -> BlockHeight | None:
+        header = await self._ask("getblockheader", block_hash[::-1].hex(), none_for=(_NOT_FOUND,))
+        return None if header is None or header["confirmations"] < 0 else BlockHeight(header["height"])
+
+    @_sensible
+    async def headers(self, first: BlockHeight, count: int) -> tuple[bytes, ...]:
+        tip = await self.tip()
+        heights = range(first, min(first + count, tip.height + 1))
+        hashes = await self._all([("getblockhash", (height,)) for height in heights]) if heights else []
+        raw = await self._all([("getblockheader", (shown, False)) for shown in hashes]) if hashes else []
+        return tuple(map(bytes.fromhex, raw))
+
+    @_sensible
+    async def mempool(self, interests: Interests = NO_INTERESTS) -> tuple[Txid, ...]:
         return tuple(Txid(bytes.fromhex(shown)[::-1]) for shown in await self._ask("getrawmempool"))
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:

@@ -6,7 +6,7 @@ told in this order: what was undone, then block by block, then the mempool, then
 Source: DESIGN 8; the events are those of `protocols.channel.events`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -16,8 +16,8 @@ from protocols.channel.events import TipChanged, WatchOutpoint, WatchTx
 from protocols.errors import DecodeError
 from protocols.ids import Txid
 from protocols.units import BlockHeight
-from rrnode.chain.base import BlockRef, ChainBackend
-from rrnode.chain.parse import Block, Tx, outpoint, parse_block, parse_header, parse_transaction
+from rrnode.chain.base import NO_INTERESTS, BlockRef, ChainBackend, Interests
+from rrnode.chain.parse import Tx, outpoint, parse_transaction
 from rrnode.chain.watches import ChainFact, Watches
 from rrnode.errors import ChainUnavailable
 
@@ -27,7 +27,6 @@ BATCH_BYTES = 8_000_000
 RESCAN_BLOCKS = 64  # read again for new watches between two looks at the tip
 MEMPOOL_FETCH = 500  # transactions fetched between two looks at the tip
 OUTPUTS_TRIED = 4  # of a watched transaction, before its block is searched
-_LARGE = 100_000  # bytes of a block that is taken apart in a thread
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds
 
 log = structlog.get_logger("rrnode.chain")
@@ -35,7 +34,7 @@ log = structlog.get_logger("rrnode.chain")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowedBlock:
-    """A block of the best chain with all its transactions."""
+    """A block of the best chain with its transactions, at least those that concern who follows."""
 
     ref: BlockRef
     transactions: tuple[Tx, ...]
@@ -91,8 +90,13 @@ class _Mempool:
     spenders: dict[bytes, Tx | None]
 
 
-async def read_blocks(backend: ChainBackend, first: BlockHeight, last: BlockRef) -> AsyncIterator[FollowedBlock]:
+async def read_blocks(
+    backend: ChainBackend, first: BlockHeight, last: BlockRef, interests: Callable[[], Interests]
+) -> AsyncIterator[FollowedBlock]:
     """Blocks of the best chain from a height up to a block, for those who are behind it (a restored wallet).
+
+    Args:
+        interests: what concerns the reader; asked before each block, for they may grow by what is read.
 
     Raises:
         ChainUnavailable: no answer, or the chain was reorganised meanwhile: begin again.
@@ -107,19 +111,7 @@ async def read_blocks(backend: ChainBackend, first: BlockHeight, last: BlockRef)
         ):
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
         previous = ref.hash
-        block, _ = await _fetch(backend, ref)
-        yield FollowedBlock(ref=ref, transactions=block.transactions)
-
-
-async def _fetch(backend: ChainBackend, ref: BlockRef) -> tuple[Block, int]:
-    raw = await backend.block(ref.hash)
-    try:
-        block = await trio.to_thread.run_sync(parse_block, raw) if len(raw) > _LARGE else parse_block(raw)
-    except DecodeError as error:
-        raise ChainUnavailable(f"{backend.name} gave a block that is none: {error}") from error
-    if block.header.hash != ref.hash:
-        raise ChainUnavailable(f"{backend.name} gave another block than the one asked for")
-    return block, len(raw)
+        yield FollowedBlock(ref=ref, transactions=await backend.transactions(ref, interests()))
 
 
 class Follower:
@@ -129,7 +121,12 @@ class Follower:
     """
 
     def __init__(
-        self, backend: ChainBackend, *, cursor: tuple[BlockHeight, bytes] | None = None, mempool: bool = True
+        self,
+        backend: ChainBackend,
+        *,
+        cursor: tuple[BlockHeight, bytes] | None = None,
+        mempool: bool = True,
+        interests: Callable[[], Interests] = lambda: NO_INTERESTS,
     ) -> None:
         """Nothing is asked yet.
 
@@ -138,10 +135,13 @@ class Follower:
             cursor: height and hash of the block that the taker committed last; None begins at the tip of now.
             mempool: also bring every unconfirmed transaction (`Batch.arrived`), for a wallet. Spends of watched
                 outputs are told from the mempool in any case.
+            interests: what concerns the taker beside the watches (its scripts and coins); only this is sure to be in
+                `Batch.connected` and `Batch.arrived`.
         """
         self.trouble: str | None = None  # why the chain cannot be followed now, for people
         self.behind = True  # the best chain went on, or another way, while we were away: `height` is not the world's
         self._backend, self._cursor, self._whole_mempool = backend, cursor, mempool
+        self._taker_interests = interests
         self._watches = Watches()
         self._rescans: list[_Rescan] = []
         self._refs: list[BlockRef] = []  # the last ones, in order
@@ -186,8 +186,8 @@ class Follower:
         lowest = max(0, height - DEEPEST)
         while height > lowest:
             try:
-                block_hash = parse_header(await self._backend.block(block_hash)).previous
-            except (ChainUnavailable, DecodeError):
+                block_hash = await self._backend.parent(block_hash)
+            except ChainUnavailable:
                 break  # the node never saw that branch
             height -= 1
             ref = await self._backend.block_at(BlockHeight(height))
@@ -212,6 +212,9 @@ class Follower:
         if self._watches.add_outpoint(place, order.outpoint):
             self._rescans.append(_Rescan(order.from_height, place=place))
             self._asked.set()
+
+    def _interests(self) -> Interests:
+        return self._watches.interests() | self._taker_interests()
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
@@ -300,9 +303,9 @@ class Follower:
             ref = await self._backend.block_at(BlockHeight(previous.height + 1))
             if ref is None or ref.previous != previous.hash:
                 break  # reorganised this moment: the next look sees it
-            block, length = await _fetch(self._backend, ref)
-            blocks.append(FollowedBlock(ref=ref, transactions=block.transactions))
-            previous, size = ref, size + length
+            transactions = await self._backend.transactions(ref, self._interests())
+            blocks.append(FollowedBlock(ref=ref, transactions=transactions))
+            previous, size = ref, size + sum(len(tx.raw) for tx in transactions)
         return blocks
 
     # --- the past of new watches -------------------------------------------------------------------------------------
@@ -322,29 +325,27 @@ class Follower:
                 ref = await self._backend.block_at(BlockHeight(height))
                 if ref is None:
                     raise ChainUnavailable("the chain moved while it was read; it is tried again")
-                block, _ = await _fetch(self._backend, ref)
-                past.blocks.append(FollowedBlock(ref=ref, transactions=self._of_interest(block, past.remaining)))
+                transactions = await self._backend.transactions(ref, self._interests())
+                past.blocks.append(FollowedBlock(ref=ref, transactions=self._missed(transactions, past.remaining)))
         return past
 
     async def _short_cut(self, rescan: _Rescan, fork: BlockRef, past: _Past) -> bool:
-        """Whether the past of a watch is known without reading blocks: from the outputs that are unspent now."""
+        """Whether the past of a watch is known without reading blocks: from the outputs that no block spends."""
         if rescan.tried:
             return False
         if rescan.place is not None:
             txid, index = Txid(rescan.place[:32]), int.from_bytes(rescan.place[32:], "little")
-            if await self._backend.unspent(txid, index) is not None:
-                return True
-            rescan.tried = not await self._backend.mempool_spenders([rescan.place])
+            rescan.tried = await self._backend.surely_unspent(txid, index) is None
             return not rescan.tried
         assert rescan.txid is not None
         for index in range(OUTPUTS_TRIED):
-            state = await self._backend.unspent(rescan.txid, index)
+            state = await self._backend.surely_unspent(rescan.txid, index)
             if state is not None:
                 if state.height is None or state.height > fork.height:
                     return True
                 ref = await self._backend.block_at(state.height)
-                block = None if ref is None else (await _fetch(self._backend, ref))[0]
-                found = [tx for tx in block.transactions if tx.txid == rescan.txid] if block is not None else []
+                block = () if ref is None else await self._backend.transactions(ref, self._interests())
+                found = [tx for tx in block if tx.txid == rescan.txid]
                 if not found:
                     raise ChainUnavailable("the chain moved while it was read; it is tried again")
                 past.confirmed.append((found[0], state.height))
@@ -353,15 +354,15 @@ class Follower:
         return False
 
     @staticmethod
-    def _of_interest(block: Block, rescans: list[_Rescan]) -> tuple[Tx, ...]:
+    def _missed(transactions: tuple[Tx, ...], rescans: list[_Rescan]) -> tuple[Tx, ...]:
         txids = {rescan.txid for rescan in rescans}
         places = {rescan.place for rescan in rescans}
-        return tuple(tx for tx in block.transactions if tx.txid in txids or not places.isdisjoint(tx.prevouts))
+        return tuple(tx for tx in transactions if tx.txid in txids or not places.isdisjoint(tx.prevouts))
 
     # --- the mempool -------------------------------------------------------------------------------------------------
 
     async def _mempool(self, fork: BlockRef) -> _Mempool:
-        present = frozenset(await self._backend.mempool()) if self._whole_mempool else frozenset()
+        present = frozenset(await self._backend.mempool(self._interests())) if self._whole_mempool else frozenset()
         new = list(present - self._seen)[:MEMPOOL_FETCH]
         arrived = [_parsed(raw) for raw in (await self._backend.mempool_transactions(new)).values()] if new else []
         by_txid = {tx.txid: tx for tx in arrived}

@@ -42,6 +42,7 @@ class ChainIndex:
         """Forget everything above block 0."""
         self.unspent: dict[bytes, Unspent] = {}
         self._refs = [BlockRef(height=BlockHeight(0), hash=genesis.hash, previous=genesis.previous, time=genesis.time)]
+        self._headers = [genesis.raw]
         self._undo: OrderedDict[bytes, _Undo] = OrderedDict()
 
     @property
@@ -51,6 +52,10 @@ class ChainIndex:
     def at(self, height: int) -> BlockRef | None:
         """The block at this height, None above the tip."""
         return self._refs[height] if 0 <= height < len(self._refs) else None
+
+    def headers(self, first: int, count: int) -> tuple[bytes, ...]:
+        """Up to so many headers from a height on."""
+        return tuple(self._headers[max(first, 0) : max(first, 0) + count])
 
     def height_of(self, block_hash: bytes) -> BlockHeight | None:
         """Where this block stands in the best chain, None when it does not."""
@@ -78,6 +83,7 @@ class ChainIndex:
                 self.unspent[place] = Unspent(output.value, output.script, height, transaction.is_coinbase)
                 created.append(place)
         self._refs.append(BlockRef(height=height, hash=header.hash, previous=header.previous, time=header.time))
+        self._headers.append(header.raw)
         self._undo[header.hash] = _Undo(tuple(spent), tuple(created))
         while len(self._undo) > UNDO_KEPT:
             self._undo.popitem(last=False)
@@ -88,6 +94,7 @@ class ChainIndex:
         if undo is None:
             return False
         self._refs.pop()
+        self._headers.pop()
         self.unspent.update(undo.spent)  # first what it spent: an output made and spent in one block stays gone
         for place in undo.created:
             self.unspent.pop(place, None)

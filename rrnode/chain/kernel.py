@@ -23,7 +23,16 @@ from protocols.errors import DecodeError, MisuseError
 from protocols.ids import Txid
 from protocols.units import BlockHeight, FeeRate
 from rrnode.chain import parse
-from rrnode.chain.base import BlockRef, ChainBackend, Miner, OutputState, PublishResult, Verdict
+from rrnode.chain.base import (
+    NO_INTERESTS,
+    BlockRef,
+    Interests,
+    Miner,
+    OutputState,
+    PublishResult,
+    Verdict,
+    WholeChain,
+)
 from rrnode.chain.index import ChainIndex, Unspent
 from rrnode.chain.mempool import MAX_PACKAGE, Mempool, Outcome, PackageOutcome
 from rrnode.chain.mining import build_block
@@ -47,7 +56,7 @@ def scripts_hold(transaction: Tx, coins: Sequence[Unspent]) -> bool:
     return check_transaction(transaction.raw, [(coin.value, coin.script) for coin in coins]) is None
 
 
-class KernelChain(ChainBackend, Miner):
+class KernelChain(WholeChain, Miner):
     """A regtest chain of our own. All methods are for one Trio loop; use it inside `running`."""
 
     name = "kernel"
@@ -236,7 +245,15 @@ class KernelChain(ChainBackend, Miner):
             raise ChainUnavailable(f"no block {block_hash[::-1].hex()} on this regtest")
         return self._read(self._manager.block_tree_entries[key])
 
-    async def mempool(self) -> tuple[Txid, ...]:
+    async def height_of(self, block_hash: bytes) -> BlockHeight | None:
+        self._check_open()
+        return self.index.height_of(block_hash)
+
+    async def headers(self, first: BlockHeight, count: int) -> tuple[bytes, ...]:
+        self._check_open()
+        return self.index.headers(first, count)
+
+    async def mempool(self, interests: Interests = NO_INTERESTS) -> tuple[Txid, ...]:
         self._check_open()
         return tuple(self.mempool_now.entries)
 

@@ -16,6 +16,7 @@ from protocols.channel.events import (
 )
 from protocols.ids import Txid
 from protocols.units import BlockHeight
+from rrnode.chain.base import Interests
 from rrnode.chain.parse import Tx
 
 ChainFact = TxUnconfirmed | SpendGone | TxConfirmed | OutputSpent | TipChanged
@@ -47,6 +48,10 @@ class Watches:
     def add_outpoint(self, place: bytes, outpoint: Outpoint) -> bool:
         """Watch an output (`place`: its 36 bytes); False when it is watched already."""
         return self._spends.setdefault(place, watch := _SpendWatch(outpoint)) is watch
+
+    def interests(self) -> Interests:
+        """What blocks and mempool must be looked through for."""
+        return Interests(outpoints=frozenset(self._spends), txids=frozenset(self._txs))
 
     def open_outpoints(self, fork: BlockHeight) -> list[bytes]:
         """Those that no block up to this height is known to spend."""

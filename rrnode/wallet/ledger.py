@@ -218,6 +218,10 @@ class Ledger:
         """Every coin that nothing we know of spends."""
         return (coin for point, coin in self._coins.items() if not self._spenders.get(point))
 
+    def not_spent_before(self, height: BlockHeight) -> Iterator[bytes]:
+        """Every coin's outpoint that no block below this height spends."""
+        return (point for point in self._coins if (spent := self.spent_height(point)) is None or spent >= height)
+
     def is_spent(self, point: bytes) -> bool:
         """Whether anything we know of, confirmed or not, spends it."""
         return bool(self._spenders.get(point))

@@ -67,7 +67,7 @@ async def _read(wallet: Wallet, chain: ChainBackend, first: BlockHeight) -> None
     waiting = 0
     if best.height - first > _TOLD_FROM:
         log.warning("wallet.reads_the_chain", from_height=first, to_height=best.height)
-    async for block in read_blocks(chain, first, best):
+    async for block in read_blocks(chain, first, best, wallet.interests):
         ref = block.ref
         wallet.take_block(BlockPlace(ref.height, ref.hash, UnixTime(ref.time)), block.transactions)
         waiting += 1

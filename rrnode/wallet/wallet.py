@@ -21,8 +21,9 @@ from protocols.onchain import ec
 from protocols.onchain import tx as onchain
 from protocols.onchain.scripts import p2wpkh_code
 from protocols.units import MAX_SAT, BlockHeight, FeeRate, Sat, UnixTime
+from rrnode.chain.base import Interests
 from rrnode.chain.fees import FeeCoin
-from rrnode.chain.follower import Batch
+from rrnode.chain.follower import DEEPEST, Batch
 from rrnode.chain.parse import Tx, outpoint
 from rrnode.chain.verify import check_transaction
 from rrnode.errors import UserError
@@ -123,10 +124,16 @@ class Wallet:
 
     # --- following the chain ------------------------------------------------------------------------------------------
 
-    def watch_scripts(self) -> frozenset[bytes]:
-        """Every script that could pay us: addresses given out, and `look_ahead` more of each kind."""
+    def interests(self) -> Interests:
+        """What a chain must be looked through for: coins, also those whose spend a reorganisation may undo; addresses given
+        out, and `look_ahead` more of each kind; what is unconfirmed."""
         with self._lock:
-            return frozenset(self._scripts)
+            buried = BlockHeight((self._cursor[0] if self._cursor else 0) - DEEPEST)
+            return Interests(
+                outpoints=frozenset(self._ledger.not_spent_before(buried)),
+                txids=frozenset(entry.tx.txid for entry in self._ledger.unconfirmed()),
+                scripts=frozenset(self._scripts),
+            )
 
     def cursor(self) -> Cursor | None:
         """The last block taken in; None before the first."""
@@ -169,7 +176,7 @@ class Wallet:
             self._scripts.look_further(look_ahead)
 
     def take_block(self, block: BlockPlace, transactions: Iterable[Tx]) -> bool:
-        """The next block of the best chain, with all its transactions (or all that touch `watch_scripts` or our coins).
+        """The next block of the best chain, with all its transactions (or all that concern our `interests`).
 
         Returns:
             Whether it concerns us. What it changed is on disk after `flush`.

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from bootstrap.networks import REGTEST, SIGNET
-from rrnode.chain.base import OutputState, PublishResult, Verdict
-from rrnode.chain.parse import parse_block
+from rrnode.chain.base import Interests, OutputState, PublishResult, Verdict
+from rrnode.chain.parse import parse_block, parse_header
 from rrnode.errors import ChainUnavailable
 
 ACCEPTED = PublishResult(verdict=Verdict.ACCEPTED)
@@ -40,8 +40,51 @@ async def test_blocks_follow_each_other_and_are_read_whole(rig, kit):
 
 
 async def test_an_unknown_block_is_unavailable(rig, kit):
-    with pytest.raises(ChainUnavailable):
-        await rig.chain.block(b"\x07" * 32)
+    for ask in (rig.chain.block, rig.chain.parent):
+        with pytest.raises(ChainUnavailable):
+            await ask(b"\x07" * 32)
+
+
+async def test_headers_are_those_of_the_best_chain(rig, kit):
+    hashes = await rig.chain.mine(3, kit.OPEN)
+    whole = await rig.chain.headers(0, 10)
+    assert [parse_header(raw).hash for raw in whole] == [REGTEST.genesis, *hashes]
+    assert await rig.chain.headers(1, 2) == whole[1:3]
+    assert await rig.chain.headers(4, 2) == ()
+    assert [await rig.chain.height_of(each) for each in (REGTEST.genesis, *hashes)] == [0, 1, 2, 3]
+    assert await rig.chain.height_of(b"\x07" * 32) is None
+    await rig.chain.invalidate(hashes[2])
+    assert await rig.chain.height_of(hashes[2]) is None
+    assert await rig.chain.parent(hashes[2]) == hashes[1]
+    assert (await rig.chain.headers(1, 2)) == whole[1:3]
+
+
+async def test_of_a_block_at_least_what_concerns_is_given(rig, kit):
+    source, other = await kit.funded(rig.chain, 2)
+    spend, payment = kit.pay([source], 1000), kit.build([other], [(1000, kit.LOCKED)])
+    for tx in (spend, payment):
+        await rig.chain.publish((tx.raw,))
+    await rig.chain.mine(1, kit.OPEN)
+    ref = await rig.chain.tip()
+    for interests, wanted in (
+        (Interests(outpoints=frozenset({source[0]})), spend),
+        (Interests(txids=frozenset({payment.txid})), payment),
+        (Interests(scripts=frozenset({kit.LOCKED})), payment),
+    ):
+        assert wanted in await rig.chain.transactions(ref, interests)
+    found = await rig.chain.transactions(ref, Interests(txids=frozenset({spend.txid, payment.txid})))
+    assert [tx for tx in found if not tx.is_coinbase] in ([spend, payment], [payment, spend])
+
+
+async def test_an_output_that_no_block_spends_is_surely_unspent_whatever_the_mempool_does(rig, kit):
+    source, _ = await kit.funded(rig.chain, 2)
+    first = kit.pay([source], 1000)
+    await rig.chain.publish((first.raw,))
+    confirmed = OutputState(value=source[1], script=kit.OPEN, height=1)
+    assert await rig.chain.surely_unspent(source[0][:32], 0) == confirmed
+    await rig.chain.mine(1, kit.LOCKED)
+    assert await rig.chain.surely_unspent(source[0][:32], 0) is None
+    assert (await rig.chain.surely_unspent(first.txid, 0)).height == (await rig.chain.tip()).height
 
 
 async def test_an_output_is_followed_from_mempool_to_its_spend(rig, kit):

@@ -18,6 +18,7 @@ from protocols.channel.events import (
     WatchTx,
 )
 from rrnode.chain import follower as follower_module
+from rrnode.chain.base import NO_INTERESTS
 from rrnode.chain.follower import Follower, read_blocks
 from rrnode.errors import ChainUnavailable
 
@@ -394,7 +395,7 @@ async def test_an_outage_is_waited_out_and_nothing_is_missed(kernel_chain, kit, 
 async def test_blocks_can_be_read_by_whoever_is_behind(kernel_chain, kit, autojump_clock):
     await kernel_chain.mine(5, kit.LOCKED)
     tip = await kernel_chain.tip()
-    assert [block.ref.height async for block in read_blocks(kernel_chain, 2, tip)] == [2, 3, 4, 5]
+    assert [block.ref.height async for block in read_blocks(kernel_chain, 2, tip, lambda: NO_INTERESTS)] == [2, 3, 4, 5]
     await kernel_chain.invalidate(tip.hash)
     with pytest.raises(ChainUnavailable, match="reorganised"):
-        assert [block async for block in read_blocks(kernel_chain, 2, tip)]
+        assert [block async for block in read_blocks(kernel_chain, 2, tip, lambda: NO_INTERESTS)]

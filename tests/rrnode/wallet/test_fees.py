@@ -75,7 +75,7 @@ async def test_a_purpose_keeps_its_change_script(rich: Wallet, reopened: Callabl
     assert await rich.change_script(CLOSE) == script
     assert await reopened().change_script(CLOSE) == script
     assert await rich.change_script(HTLC) != script
-    assert script in rich.watch_scripts()
+    assert script in rich.interests().scripts
 
 
 async def test_only_confirmed_coins_pay_fees(wallet: Wallet, world: Any) -> None:
@@ -185,7 +185,7 @@ async def test_change_is_split_so_that_every_close_can_be_paid_for(wallet: Walle
     wallet.keep_reserve(Sat(30_000), coins=3)
     raw, index = wallet.build_funding(ChannelId(b"c" * 32), FUNDING, Sat(500_000), RATE)
     tx = onchain.parse(raw)
-    own = [each.value for each in tx.outputs if each.script in wallet.watch_scripts()]
+    own = [each.value for each in tx.outputs if each.script in wallet.interests().scripts]
     assert tx.outputs[index].value == 500_000
     assert sorted(own)[:3] == [10_000] * 3
     assert len(own) == 4

@@ -78,7 +78,7 @@ async def test_a_restarted_wallet_is_the_same(rich: Wallet, world: Any, reopened
     again = reopened()
     assert again.balance() == rich.balance()
     assert again.cursor() == rich.cursor()
-    assert again.watch_scripts() == rich.watch_scripts()
+    assert again.interests().scripts == rich.interests().scripts
     assert again.reserve_key_index() == 3
 
 
@@ -90,7 +90,7 @@ async def test_key_indexes_are_never_given_twice(wallet: Wallet, reopened: Calla
     wallet.address()
     again = reopened()
     assert again.reserve_key_index() == 4
-    assert again.script_at(4) in again.watch_scripts()
+    assert again.script_at(4) in again.interests().scripts
 
 
 async def test_an_index_that_nobody_saw_is_given_again(wallet: Wallet, reopened: Callable[[], Wallet]) -> None:
