@@ -1,0 +1,88 @@
+"""Facts of a whole chain with their proofs, for clients that hold none (DESIGN 8). Asks the chain, remembers two blocks."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from protocols.ids import Txid
+from protocols.light.merkle import branch_of, tree_of
+from protocols.units import BlockHeight
+from protocols.wire.chain import MAX_HEADERS, Proven
+from rrnode.chain.base import Interests, WholeChain
+from rrnode.chain.parse import Tx
+from rrnode.errors import ChainUnavailable
+
+BLOCKS_KEPT = 2  # taken apart, for several clients ask for the same: some 30 MB each on mainnet
+READERS = 2  # blocks read at a time for all clients together, so that the node itself is not held up
+_ASKED_ONE_BY_ONE = 100  # watched transactions; of more, the mempool's ids are asked for first
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    transactions: tuple[Tx, ...]
+    tree: tuple[tuple[bytes, ...], ...]
+
+    def proven(self, number: int) -> Proven:
+        return Proven(number, branch_of(self.tree, number), self.transactions[number].raw)
+
+
+class Proofs:
+    """Answers the questions of `/rr/chain/1`. Every method may raise ChainUnavailable."""
+
+    def __init__(self, chain: WholeChain) -> None:
+        self._chain = chain
+        self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
+        self._reading = trio.CapacityLimiter(READERS)
+
+    async def headers_after(self, locator: Sequence[bytes]) -> tuple[BlockHeight, bytes] | None:
+        """The tip's height, and headers after the first of these blocks that is in the best chain; None: none of them is."""
+        tip = await self._chain.tip()
+        for block_hash in locator:
+            height = await self._chain.height_of(block_hash)
+            if height is not None:
+                headers = await self._chain.headers(BlockHeight(height + 1), MAX_HEADERS)
+                return tip.height, b"".join(headers)
+        return None
+
+    async def matches(self, block_hash: bytes, interests: Interests) -> tuple[Proven, ...] | None:
+        """What of this block concerns somebody, None when it is not in the best chain."""
+        if await self._chain.height_of(block_hash) is None:
+            return None
+        block = await self._block(block_hash)
+        return tuple(block.proven(number) for number in interests.within(block.transactions))
+
+    async def output(self, txid: Txid, index: int) -> tuple[bytes, bytes, Proven] | None:
+        """The tip as of which an output is unspent by blocks, the block that made it, and its transaction; None: it is not."""
+        tip = await self._chain.tip()
+        state = await self._chain.confirmed_output(txid, index)
+        ref = None if state is None or state.height is None else await self._chain.block_at(state.height)
+        if ref is None:
+            return None
+        block = await self._block(ref.hash)
+        number = next((number for number, tx in enumerate(block.transactions) if tx.txid == txid), None)
+        if number is None:
+            raise ChainUnavailable("the chain moved while it was looked at")
+        return tip.hash, ref.hash, block.proven(number)
+
+    async def mempool(self, interests: Interests) -> dict[Txid, bytes]:
+        """What in the mempool spends somebody's outputs or is one of their transactions."""
+        txids = set(interests.txids)
+        if len(txids) > _ASKED_ONE_BY_ONE:
+            txids &= set(await self._chain.mempool())
+        if interests.outpoints:
+            txids |= set((await self._chain.mempool_spenders(tuple(interests.outpoints))).values())
+        return await self._chain.mempool_transactions(tuple(txids)) if txids else {}
+
+    async def _block(self, block_hash: bytes) -> _Block:
+        async with self._reading:
+            block = self._blocks.get(block_hash)
+            if block is None:
+                transactions = (await self._chain.parsed_block(block_hash)).transactions
+                tree = await trio.to_thread.run_sync(tree_of, tuple(tx.txid for tx in transactions))
+                block = self._blocks[block_hash] = _Block(transactions, tree)
+            self._blocks.move_to_end(block_hash)
+            while len(self._blocks) > BLOCKS_KEPT:
+                self._blocks.popitem(last=False)
+            return block
