@@ -5,7 +5,7 @@ holds when at least k helpers answered by the deadline and none of them proved t
 that answered is enough. Source: DESIGN 8.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -31,19 +31,22 @@ class Agreed(Generic[Fact]):
     missing: dict[PeerId, frozenset[Fact]]
 
 
-def agree(answers: Mapping[PeerId, frozenset[Fact]], least: int) -> Agreed[Fact] | None:
+def agree(
+    answers: Mapping[PeerId, frozenset[Fact]], least: int, also: Iterable[frozenset[Fact]] = ()
+) -> Agreed[Fact] | None:
     """Join what helpers proved; that there is no more holds only when enough of them answered.
 
     Args:
         answers: of those that answered by the deadline: what each proved, possibly nothing.
         least: k, how many must have answered.
+        also: proven by helpers whose silence counts for nothing, because they were caught lying.
 
     Returns:
         None when too few answered.
     """
     if len(answers) < least:
         return None
-    facts = frozenset[Fact]().union(*answers.values())
+    facts = frozenset[Fact]().union(*answers.values(), *also)
     return Agreed(facts, {peer: facts - told for peer, told in answers.items() if facts - told})
 
 

@@ -58,6 +58,14 @@ class Interests:
             scripts=self.scripts | other.scripts,
         )
 
+    def but(self, other: "Interests") -> "Interests":
+        """Those that the other ones lack."""
+        return Interests(
+            outpoints=self.outpoints - other.outpoints,
+            txids=self.txids - other.txids,
+            scripts=self.scripts - other.scripts,
+        )
+
     def within(self, transactions: Sequence[Tx]) -> tuple[int, ...]:
         """Which of a block's transactions concern them; among them those that spend, in this very block, an output that pays
         one of the scripts."""

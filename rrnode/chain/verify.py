@@ -52,3 +52,24 @@ def check_transaction(transaction: bytes, spent_outputs: Sequence[tuple[int, byt
         if not valid:
             return f"input {place}: its witness does not satisfy the script"
     return None
+
+
+def check_input(transaction: bytes, place: int, value: int, script: bytes) -> str | None:
+    """Whether one input may spend what it spends, when the outputs that the others spend are not known.
+
+    Args:
+        place: of the input; a taproot output is refused, for its spend is signed over all spent outputs.
+
+    Returns:
+        None when it may, else the reason.
+    """
+    if len(script) == 34 and script[0] == 0x51:
+        return f"input {place}: a spend of taproot cannot be checked by itself"
+    try:
+        spending = pbk.Transaction(transaction)
+        precomputed = PrecomputedTransactionData(spending, [])
+        flags = pbk.ScriptVerificationFlags.ALL & ~pbk.ScriptVerificationFlags.TAPROOT
+        valid = pbk.ScriptPubkey(script).verify(value, spending, precomputed, place, flags)
+    except (RuntimeError, pbk.ScriptVerifyException) as error:
+        return f"input {place}: {error}"
+    return None if valid else f"input {place}: its witness does not satisfy the script"

@@ -27,6 +27,11 @@ def test_nothing_is_known_when_too_few_answered():
     assert agree({}, 1) is None
 
 
+def test_what_a_known_liar_proves_holds_and_its_silence_counts_for_nothing():
+    assert agree({A: NOTHING, B: NOTHING}, 2, also=[SPEND]) == Agreed(SPEND, {A: SPEND, B: SPEND})
+    assert agree({A: NOTHING}, 2, also=[SPEND, NOTHING]) is None
+
+
 def test_each_tells_a_part():
     assert agree({A: frozenset("xy"), B: frozenset("yz")}, 2) == Agreed(
         frozenset("xyz"), {A: frozenset("z"), B: frozenset("x")}

@@ -10,23 +10,28 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 import trio
 
 from bootstrap.networks import REGTEST, Network
+from protocols.errors import DecodeError
 from protocols.ids import Txid
 from protocols.onchain import ec
 from protocols.onchain import tx as onchain
 from protocols.units import Sat
-from rrnode.chain.base import ChainBackend, Verdict
+from rrnode.chain.base import NO_INTERESTS, ChainBackend, Interests, Miner, PublishResult, Verdict
 from rrnode.chain.bitcoind import BitcoindChain
 from rrnode.chain.fees import FeeCoin
 from rrnode.chain.kernel import KernelChain
 from rrnode.chain.parse import Tx, compact_size, outpoint, parse_block, parse_transaction
+from rrnode.chain.remote import RemoteChain
 from rrnode.chain.rpc_server import serving
 from rrnode.errors import ChainUnavailable
+from rrnode.host.memory import MemoryHost, MemoryNetwork
+from rrnode.services.chainfacts import ChainFactsServer
 
 OPEN_SCRIPT = bytes.fromhex("51")
 OPEN = b"\x00\x20" + hashlib.sha256(OPEN_SCRIPT).digest()
@@ -227,7 +232,6 @@ def crash(directory: Path, code: str) -> None:
     assert process.returncode in (-signal.SIGKILL, 137)
 
 
-RIGS: dict[str, Callable[..., Rig]] = {"kernel": KernelRig, "served": ServedRig}
 core_rig = partial(CoreRig)
 TXID_OF_NOTHING = Txid(bytes(32))
 
@@ -287,3 +291,86 @@ async def with_coins(chain: ChainBackend, wallet: KeyWallet, *values: int) -> No
 def coin_of_block(raw: bytes) -> tuple[bytes, int, bytes]:
     """A block's coinbase output, to be spent when it is mature."""
     return coin(parse_block(raw).transactions[0])
+
+
+class SeenChain(RemoteChain, Miner):
+    """A chain seen through helpers, with a miner behind the scenes: what is mined is waited for.
+
+    `published` stands for the interests of whoever published: contract tests ask for the whole mempool.
+    """
+
+    whole: KernelChain
+    published = NO_INTERESTS
+
+    async def block(self, block_hash: bytes) -> bytes:
+        """What a test may see, and a client without a chain may not."""
+        return await self.whole.block(block_hash)
+
+    async def publish(self, transactions: tuple[bytes, ...]) -> PublishResult:
+        with suppress(DecodeError):
+            for tx in map(parse_transaction, transactions):
+                self.published |= Interests(txids=frozenset((tx.txid,)), outpoints=frozenset(tx.prevouts))
+        return await super().publish(transactions)
+
+    async def mempool(self, interests: Interests = NO_INTERESTS) -> tuple[Txid, ...]:
+        return await super().mempool(interests | self.published)
+
+    async def mine(self, blocks: int, script: bytes) -> tuple[bytes, ...]:
+        hashes = await self.whole.mine(blocks, script)
+        await self.caught_up()
+        return hashes
+
+    async def invalidate(self, block_hash: bytes) -> None:
+        await self.whole.invalidate(block_hash)
+        await self.caught_up()
+
+    async def caught_up(self) -> None:
+        """Wait until every helper's headers were followed to the tip."""
+        wanted = await self.whole.tip()
+        while (tip := await self.tip()) != wanted or not all(each.is_fine and not each.lag for each in self.helpers()):
+            await self.wait_for_change(tip, self._version)
+
+
+class RemoteRig(Rig):
+    """An embedded chain served by three helpers to a client that has none, over a memory network."""
+
+    def __init__(self, directory: Path, nursery: trio.Nursery) -> None:
+        super().__init__(directory, nursery)
+        self._network = MemoryNetwork()
+        self._host = MemoryHost(b"\x51" * 32, network=self._network, genesis=REGTEST.genesis)
+        self._secrets = [bytes([number]) * 32 for number in (0x61, 0x62, 0x63)]
+        self._client: SeenChain | None = None
+
+    async def start(self) -> None:
+        await super().start()
+        if self._client is None:
+            peers = [MemoryHost(secret, network=self._network, genesis=b"").peer_id for secret in self._secrets]
+            self.chain = self._client = SeenChain(self._host, peers, REGTEST)
+            await self._nursery.start(self._keep_client, self._client)
+        self._client.whole = self.kernel
+        for address in self._addresses:
+            await self._host.dial(address)
+        await self._client.caught_up()
+
+    async def _keep_client(self, client: SeenChain, task_status: trio.TaskStatus[None]) -> None:
+        async with self._host.running(), client.running():
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _hold(self, task_status: trio.TaskStatus[None]) -> None:
+        self.kernel = KernelChain(self.directory / "regtest")
+        async with self.kernel.running(), AsyncExitStack() as stack:
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            hosts = []
+            for secret in self._secrets:
+                host = MemoryHost(secret, network=self._network, genesis=REGTEST.genesis, listen=("/memory/0",))
+                await stack.enter_async_context(host.running())
+                nursery.start_soon(ChainFactsServer(host=host, chain=self.kernel, look_every=0.001).run)
+                hosts.append(host)
+            self._addresses = [host.addresses()[0] for host in hosts]
+            task_status.started()
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+
+
+RIGS: dict[str, Callable[..., Rig]] = {"kernel": KernelRig, "served": ServedRig, "remote": RemoteRig}

@@ -28,7 +28,7 @@ def kit() -> ModuleType:
     return _load_kit()
 
 
-@pytest.fixture(params=["kernel", "served", pytest.param("core", marks=pytest.mark.bitcoind)])
+@pytest.fixture(params=["kernel", "served", pytest.param("core", marks=pytest.mark.bitcoind), "remote"])
 async def rig(request: pytest.FixtureRequest, kit: ModuleType, tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator:
     """Every kind of backend, running on an empty regtest."""
     if request.param == "core":

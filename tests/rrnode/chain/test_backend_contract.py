@@ -1,5 +1,6 @@
 """The contract of ChainBackend and Miner, held against the embedded regtest in this process, the same behind its RPC
-server, and a real Bitcoin Core: a rule that only one of them keeps is a rule that tests of the others cannot show.
+server, a real Bitcoin Core, and the embedded one seen through three helpers: a rule that only one of them keeps is a rule
+that tests of the others cannot show. What only whole chains offer is asked of those.
 """
 
 import pytest
@@ -11,6 +12,7 @@ from rrnode.chain.parse import parse_block, parse_header
 from rrnode.errors import ChainUnavailable
 
 ACCEPTED = PublishResult(verdict=Verdict.ACCEPTED)
+WHOLE = ["kernel", "served", pytest.param("core", marks=pytest.mark.bitcoind)]
 KNOWN = PublishResult(verdict=Verdict.KNOWN)
 
 
@@ -27,6 +29,7 @@ async def test_an_empty_regtest_has_its_first_block_only(rig, kit):
     assert await rig.chain.mempool() == ()
 
 
+@pytest.mark.parametrize("rig", WHOLE, indirect=True)
 async def test_blocks_follow_each_other_and_are_read_whole(rig, kit):
     hashes = await rig.chain.mine(3, kit.OPEN)
     refs = [await rig.chain.block_at(height) for height in range(4)]
@@ -39,12 +42,14 @@ async def test_blocks_follow_each_other_and_are_read_whole(rig, kit):
         assert block.transactions[0].outputs[0].script == kit.OPEN
 
 
+@pytest.mark.parametrize("rig", WHOLE, indirect=True)
 async def test_an_unknown_block_is_unavailable(rig, kit):
     for ask in (rig.chain.block, rig.chain.parent):
         with pytest.raises(ChainUnavailable):
             await ask(b"\x07" * 32)
 
 
+@pytest.mark.parametrize("rig", WHOLE, indirect=True)
 async def test_headers_are_those_of_the_best_chain(rig, kit):
     hashes = await rig.chain.mine(3, kit.OPEN)
     whole = await rig.chain.headers(0, 10)
@@ -332,9 +337,12 @@ async def test_waiting_ends_when_a_transaction_or_a_block_comes(rig, kit):
 async def test_waiting_goes_on_while_nothing_happens(rig, kit):
     tip = await rig.chain.tip()
     sequence = await rig.chain.wait_for_change(tip, -1)
-    with trio.move_on_after(0.3) as patience:
-        sequence = await rig.chain.wait_for_change(tip, sequence)
-    assert patience.cancelled_caught
+    with trio.fail_after(10):
+        while True:  # a backend may wake for no reason, but not for ever
+            with trio.move_on_after(0.3) as patience:
+                sequence = await rig.chain.wait_for_change(tip, sequence)
+            if patience.cancelled_caught:
+                return
 
 
 async def test_a_chain_that_goes_away_is_said_to_be_away_and_is_the_same_when_it_returns(rig, kit):
@@ -344,7 +352,9 @@ async def test_a_chain_that_goes_away_is_said_to_be_away_and_is_the_same_when_it
     before, block = await rig.chain.tip(), await rig.chain.block_at(1)
     await rig.stop()
     for ask in (rig.chain.tip, rig.chain.mempool, lambda: rig.chain.publish((tx.raw,)), lambda: rig.chain.mine(1, b"")):
-        with pytest.raises(ChainUnavailable, match=r"check that it runs|is not running"):
+        with pytest.raises(
+            ChainUnavailable, match=r"check that it runs|is not running|not connected|can be relied on|no helper takes"
+        ):
             await ask()
     await rig.start()
     assert await rig.chain.tip() == before

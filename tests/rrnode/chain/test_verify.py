@@ -6,7 +6,7 @@ from protocols.ids import Txid
 from protocols.onchain import ec, scripts, tx
 from protocols.onchain.tx import Tx, TxInput, TxOutput
 from protocols.units import Sat
-from rrnode.chain.verify import check_transaction
+from rrnode.chain.verify import check_input, check_transaction
 
 SECRET = b"\x06" * 32
 KEY = ec.point_of(SECRET)
@@ -63,3 +63,25 @@ def test_impossible_transactions_are_named() -> None:
 def test_wrong_value_of_a_spent_output_is_noticed() -> None:
     wrong = [(COINS[0][0] + 1, COINS[0][1]), COINS[1]]
     assert check_transaction(signed(PLAIN).serialize(), wrong) == "input 0: its witness does not satisfy the script"
+
+
+def test_one_input_is_checked_without_knowing_what_the_others_spend() -> None:
+    good = signed(PLAIN)
+    raw = good.serialize()
+    assert [check_input(raw, place, *COINS[place]) for place in (0, 1)] == [None, None]
+    unsatisfied = "input 0: its witness does not satisfy the script"
+    assert check_input(raw, 0, COINS[0][0] + 1, COINS[0][1]) == unsatisfied
+    assert check_input(raw, 0, COINS[1][0], COINS[1][1]) == unsatisfied
+    swapped = replace(good, inputs=(replace(good.inputs[0], witness=good.inputs[1].witness), good.inputs[1]))
+    assert check_input(swapped.serialize(), 0, *COINS[0]) == unsatisfied
+    assert check_input(swapped.serialize(), 1, *COINS[1]) is None
+    assert check_input(raw[:-1], 0, *COINS[0]) is not None
+    assert (
+        check_input(raw, 0, 70_000, b"\x51\x20" + bytes(32))
+        == "input 0: a spend of taproot cannot be checked by itself"
+    )
+
+
+def test_a_keyless_anchor_may_be_spent_by_anybody() -> None:
+    spend = replace(PLAIN, version=3, inputs=(PLAIN.inputs[0],)).serialize()
+    assert check_input(spend, 0, 240, scripts.ANCHOR_SCRIPT) is None

@@ -1,0 +1,62 @@
+"""What helpers say of transactions, checked: proofs of inclusion against headers, unconfirmed spends against signatures."""
+
+from collections.abc import Mapping
+
+from protocols.errors import DecodeError, PeerProtocolError
+from protocols.ids import Txid
+from protocols.light.headers import Header
+from protocols.light.merkle import proves
+from protocols.units import BlockHeight
+from protocols.wire.chain import Proven
+from rrnode.chain.parse import Output, Tx, parse_transaction
+from rrnode.chain.verify import check_input
+
+
+class BadProof(PeerProtocolError):
+    """A proof that proves nothing: no honest helper gives one. The message is for people."""
+
+
+def included(proven: Proven, header: Header, height: BlockHeight) -> Tx:
+    """The transaction that a proof shows to be in a block.
+
+    Args:
+        header, height: of a block of the best chain.
+
+    Raises:
+        BadProof: it does not.
+    """
+    try:
+        tx = parse_transaction(proven.transaction)
+    except DecodeError as error:
+        raise BadProof(f"it showed bytes that are no transaction as part of block {height}") from error
+    if not proves(tx.txid, tx.base_size, proven.index, proven.branch, header.merkle_root):
+        raise BadProof(f"it showed transaction {tx.txid[::-1].hex()} as part of block {height}, which it is not")
+    return tx
+
+
+def forged_input(tx: Tx, known: Mapping[bytes, Output]) -> str | None:
+    """Why one of the inputs that spend known outputs may not spend it; None when all may.
+
+    Args:
+        known: outputs by outpoint.
+    """
+    for place, prevout in enumerate(tx.prevouts):
+        output = known.get(prevout)
+        if output is not None and (problem := check_input(tx.raw, place, output.value, output.script)) is not None:
+            return problem
+    return None
+
+
+def without_rivals(candidates: Mapping[Txid, tuple[Tx, int]]) -> dict[Txid, Tx]:
+    """Of transactions that spend the same output, the one that most helpers tell (of equals the lower id).
+
+    Args:
+        candidates: with how many helpers tell each.
+    """
+    chosen: dict[Txid, Tx] = {}
+    spent = set[bytes]()
+    for txid, (tx, _) in sorted(candidates.items(), key=lambda item: (-item[1][1], item[0])):
+        if spent.isdisjoint(tx.prevouts):
+            chosen[txid] = tx
+            spent.update(tx.prevouts)
+    return chosen

@@ -1,0 +1,102 @@
+"""Follow every helper's headers into one chain of the most work; say of each helper where it stands (DESIGN 8)."""
+
+from collections.abc import Callable
+
+import trio
+
+from protocols.errors import PeerProtocolError
+from protocols.light.headers import (
+    MAX_LOCATOR,
+    Branch,
+    HeaderChain,
+    InvalidHeader,
+    StaleBranch,
+    parse_header,
+    split_headers,
+)
+from protocols.units import BlockHeight, UnixTime
+from protocols.wire.chain import GetHeaders, Headers
+from rrnode.services.helpers import Helper
+from rrnode.services.limits import printable
+
+_RESTARTS = 5  # times that a helper may change its branch while we read it
+
+Now = Callable[[], UnixTime]
+
+
+class HeaderSync:
+    """One chain of headers, fed by several helpers.
+
+    Args:
+        chain: moved here and nowhere else.
+        now: our clock, unix seconds.
+        changed: called when there is another best block, or a helper has news.
+    """
+
+    def __init__(self, chain: HeaderChain, *, now: Now, changed: Callable[[], None]) -> None:
+        self.chain, self._now, self._changed = chain, now, changed
+
+    async def keep(self, helper: Helper) -> None:
+        """Follow one helper for as long as its stream stands.
+
+        Raises:
+            PeerProtocolError: its headers break a rule; its record says so.
+        """
+        while True:
+            helper.news = trio.Event()
+            await self._sync(helper)
+            helper.synced.set()
+            helper.synced = trio.Event()
+            self._changed()
+            await helper.news.wait()
+
+    async def _sync(self, helper: Helper) -> None:
+        branch: Branch | None = None
+        restarts = 0
+        while True:
+            known = self.chain.locator()
+            locator = known if branch is None else (branch.last.hash, *known[: MAX_LOCATOR - 1])
+            answer = await helper.ask(lambda number, these=locator: GetHeaders(number, these))  # type: ignore[misc]
+            if not isinstance(answer, Headers):
+                if answer is not None:
+                    helper.standing.trouble = f"gives no headers: {printable(getattr(answer, 'reason', ''))}"
+                return
+            headers = split_headers(answer.headers)
+            if not headers:
+                self._judge(helper, branch, BlockHeight(answer.tip_height))
+                return
+            try:
+                longer = self._extend(branch, headers)
+            except StaleBranch:
+                longer = None
+            except InvalidHeader as error:
+                helper.lied(str(error))
+                raise
+            restarts += branch is not None and longer is not branch
+            if restarts > _RESTARTS:
+                raise PeerProtocolError("its headers go round in circles")
+            branch = longer
+
+    def _extend(self, branch: Branch | None, headers: tuple[bytes, ...]) -> Branch:
+        parent = parse_header(headers[0]).previous
+        if branch is None or parent != branch.last.hash:
+            branch = self.chain.branch(parent)
+            if branch is None:
+                raise InvalidHeader("headers that follow no block of ours")
+        branch.extend(headers, self._now())
+        if self.chain.adopt(branch):
+            self._changed()
+        elif self.chain.height_of(branch.last.hash) is not None:
+            branch.rebase()  # another helper brought the same headers meanwhile
+        return branch
+
+    def _judge(self, helper: Helper, branch: Branch | None, tip_height: BlockHeight) -> None:
+        """Where it stands, now that it has no more headers."""
+        standing = helper.standing
+        if branch is not None and branch.work:  # not taken as the best chain
+            standing.height = branch.height
+            standing.trouble = f"is on a fork with no more work than ours, from block {branch.fork} on"
+            standing.disagreed(standing.trouble)
+        else:
+            standing.height = min(tip_height, self.chain.height)
+            standing.trouble = ""

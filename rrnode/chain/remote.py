@@ -1,0 +1,531 @@
+"""A chain seen through several full nodes, of which one that is honest is enough (DESIGN 8).
+
+Headers are linked by work from a checkpoint; what happened is believed with proof, from any helper; that nothing else
+happened, when at least k helpers answered. A helper caught lying keeps being asked, since its proofs are as good as any, but
+its silence counts for nothing any more. Transactions go to all helpers, again at each new block.
+"""
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+import trio
+
+from bootstrap.networks import Network
+from protocols.errors import DecodeError
+from protocols.ids import PeerId, Txid
+from protocols.light.agreement import LAG_ALLOWED, HelperStatus, agree, choose_feerate, is_far_apart
+from protocols.light.headers import Header, HeaderChain
+from protocols.units import BlockHeight, FeeRate, UnixTime
+from protocols.wire import chain as wire
+from protocols.wire.chain import (
+    Feerate,
+    GetFeerate,
+    GetMatches,
+    GetMempool,
+    GetOutput,
+    Matches,
+    Publish,
+    Published,
+    RefusalCode,
+    Refused,
+    VerdictCode,
+)
+from rrnode.chain.base import (
+    NO_INTERESTS,
+    BlockRef,
+    ChainBackend,
+    Interests,
+    OutputState,
+    PublishResult,
+    Verdict,
+)
+from rrnode.chain.evidence import BadProof, forged_input, included, without_rivals
+from rrnode.chain.header_sync import HeaderSync
+from rrnode.chain.parse import Output, Tx, outpoint, parse_transaction
+from rrnode.chain.scopes import background
+from rrnode.errors import ChainUnavailable
+from rrnode.host.base import Host
+from rrnode.host.peer_text import to_text
+from rrnode.services.helpers import Helper, Helpers
+
+BEHIND_WAIT = 3.0  # seconds that a helper gets to hear of a block that another one has
+MOST_SPENDS = 10_000  # spends seen in blocks that are remembered
+MOST_EXTRA = 1_000  # interests beside those of who follows the mempool, before they are forgotten
+AGAIN_FOR = (
+    20  # blocks during which a transaction is published again; its owner publishes it anew when it still matters
+)
+MOST_AGAIN = 64  # packages published again
+
+T = TypeVar("T")
+log = structlog.get_logger("rrnode.chain")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemotePolicy:
+    """How far helpers are trusted.
+
+    Attributes:
+        least: k: so many must have answered before "nothing happened" holds; one of them must be honest.
+        answer_within: seconds that a helper has for one answer.
+        feerate_floor, feerate_cap: bounds of fee estimates, satoshi per 1000 virtual bytes.
+    """
+
+    least: int = 2
+    answer_within: float = 10.0
+    feerate_floor: FeeRate = FeeRate(1_000)
+    feerate_cap: FeeRate = FeeRate(500_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An output proven to be in a block."""
+
+    output: Output
+    height: BlockHeight
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Mempool:
+    """What concerned us in the helpers' mempools, as of a version of the world."""
+
+    version: int
+    interests: Interests
+    transactions: dict[Txid, Tx]
+
+
+class RemoteChain(ChainBackend):
+    """The chain through helpers; use it inside `running`, on a host that is linked to them."""
+
+    name = "remote"
+
+    def __init__(
+        self,
+        host: Host,
+        peers: Iterable[PeerId],
+        network: Network,
+        *,
+        policy: RemotePolicy | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            peers: the helpers; `least` of the policy or more.
+            clock: seconds since 1970.
+        """
+        self._network, self._policy = network, policy or RemotePolicy()
+        self._headers = HeaderChain(network.pow_rules, network.checkpoint)
+        self._sync = HeaderSync(self._headers, now=lambda: UnixTime(int(clock())), changed=self._touch)
+        self._helpers = Helpers(
+            host=host,
+            peers=peers,
+            answer_within=self._policy.answer_within,
+            beside=self._sync.keep,
+            changed=self._touch,
+        )
+        self._version = 0  # of what could be asked; grows with each news
+        self._changed = trio.Event()
+        self._followed = NO_INTERESTS  # what whoever follows the mempool asked for last
+        self._extra = NO_INTERESTS  # what others asked for beside
+        self._mempool = _Mempool(-1, NO_INTERESTS, {})
+        self._made: OrderedDict[bytes, _Made] = OrderedDict()
+        self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
+        self._again: OrderedDict[Txid, tuple[tuple[bytes, ...], BlockHeight]] = OrderedDict()
+
+    def helpers(self) -> tuple[HelperStatus, ...]:
+        """How each helper stands, for people."""
+        return tuple(helper.standing.status(self._headers.height) for helper in self._helpers.all)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Hold the streams and follow the headers. Whether enough helpers answer shows when they are asked."""
+        async with background() as nursery:
+            nursery.start_soon(self._helpers.run)
+            nursery.start_soon(self._publish_again)
+            yield
+
+    def _touch(self) -> None:
+        self._version += 1
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- asking all -------------------------------------------------------------------------------------------------
+
+    def _is_behind(self, helper: Helper) -> bool:
+        height = helper.standing.height
+        return height is None or height < self._headers.height - LAG_ALLOWED
+
+    def _ready(self) -> list[Helper]:
+        """Those worth asking: connected, on our best chain and near its tip."""
+        return [helper for helper in self._helpers.all if helper.is_ready and not self._is_behind(helper)]
+
+    def _check_enough(self, helpers: Iterable[Helper]) -> None:
+        count = sum(helper.counts for helper in helpers)
+        if count < self._policy.least:
+            raise ChainUnavailable(
+                f"{count} of {len(self._helpers.all)} helpers can be relied on, {self._policy.least} wanted: "
+                + "; ".join(self._trouble(helper) for helper in self._helpers.all)
+            )
+
+    def _trouble(self, helper: Helper) -> str:
+        standing = helper.standing
+        what = standing.trouble or (f"lied: {standing.last_lie}" if standing.lies else "")
+        if not what:
+            what = f"behind, at block {standing.height}" if self._is_behind(helper) else "fine"
+        return f"…{to_text(helper.peer)[-6:]} {what}"
+
+    async def _wait_ready(self) -> list[Helper]:
+        """Those worth asking. A new block reaches them one after the other, so the last ones are waited for a little.
+
+        Raises:
+            ChainUnavailable: fewer than k that can be relied on.
+        """
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(BEHIND_WAIT):
+            while sum(helper.counts for helper in self._ready()) < self._policy.least <= self._connected():
+                await self._changed.wait()
+        ready = self._ready()
+        self._check_enough(ready)
+        return ready
+
+    def _connected(self) -> int:
+        return sum(helper.standing.connected for helper in self._helpers.all)
+
+    async def _ask_all(self, ask: Callable[[Helper], Awaitable[T | None]]) -> dict[Helper, T]:
+        """What each of those that are ready answers; a bad proof is entered in its record and is no answer.
+
+        Raises:
+            ChainUnavailable: fewer than k that can be relied on answered.
+        """
+        answers: dict[Helper, T] = {}
+
+        async def one(helper: Helper) -> None:
+            try:
+                answer = await ask(helper)
+            except BadProof as error:
+                helper.lied(str(error))
+                helper.drop()
+                return
+            if answer is not None:
+                answers[helper] = answer
+
+        ready = await self._wait_ready()
+        async with trio.open_nursery() as nursery:
+            for helper in ready:
+                nursery.start_soon(one, helper)
+        self._check_enough(answers)
+        return answers
+
+    # --- headers ----------------------------------------------------------------------------------------------------
+
+    async def genesis(self) -> bytes:
+        return self._network.genesis
+
+    async def tip(self) -> BlockRef:
+        await self._wait_ready()
+        return _ref(self._headers.height, self._headers.tip)
+
+    async def block_at(self, height: BlockHeight) -> BlockRef | None:
+        await trio.lowlevel.checkpoint()
+        if height < self._headers.base:
+            raise ChainUnavailable(f"block {height} is below the checkpoint at {self._headers.base}")
+        header = self._headers.at(height)
+        return None if header is None else _ref(height, header)
+
+    async def parent(self, block_hash: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        height = self._headers.height_of(block_hash)
+        header = None if height is None else self._headers.at(height)
+        if header is None:
+            raise ChainUnavailable("a block off the best chain is not known to a client without a chain")
+        return header.previous
+
+    async def wait_for_change(self, known: BlockRef, mempool_sequence: int) -> int:
+        while self._headers.tip.hash == known.hash and self._version == mempool_sequence:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+        return self._version
+
+    # --- blocks -----------------------------------------------------------------------------------------------------
+
+    async def transactions(self, ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
+        header = self._headers.at(ref.height)
+        if header is None or header.hash != ref.hash:
+            raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
+        answers = await self._ask_all(lambda helper: self._matches(helper, header, ref.height, interests))
+        proven = {place: tx for told in answers.values() for place, tx in told.items()}
+        ordered = [proven[place] for place in sorted(proven)]
+        found = tuple(ordered[number] for number in interests.within(ordered))
+        concerning = frozenset(tx.txid for tx in found)
+        told = {helper: concerning & {tx.txid for tx in each.values()} for helper, each in answers.items()}
+        agreed = agree(
+            {helper.peer: txids for helper, txids in told.items() if helper.counts},
+            self._policy.least,
+            [txids for helper, txids in told.items() if not helper.counts],
+        )
+        assert agreed is not None, "enough of them answered"
+        for helper in answers:
+            if missing := agreed.missing.get(helper.peer):
+                helper.lied(f"it kept silent about {_shown(missing)} in block {ref.height}")
+        for tx in found:
+            self._remember(tx, ref.height, ref.hash, interests)
+        return found
+
+    async def _matches(
+        self, helper: Helper, header: Header, height: BlockHeight, interests: Interests
+    ) -> dict[int, Tx] | None:
+        """What a helper proves to be in a block, by place."""
+        deadline = trio.current_time() + BEHIND_WAIT
+        while True:
+            synced = helper.synced
+            if not await helper.watch(interests):
+                return None
+            answer = await helper.ask(lambda number: GetMatches(number, header.hash))
+            if isinstance(answer, Matches) and answer.block_hash == header.hash:
+                found = {proven.index: included(proven, header, height) for proven in answer.transactions}
+                if len(helper.watched.within([found[place] for place in sorted(found)])) < len(answer.transactions):
+                    raise BadProof(f"it sent transactions of block {height} that it was not asked for")
+                return found
+            if not isinstance(answer, Refused) or answer.code != RefusalCode.UNKNOWN_BLOCK:
+                return None
+            with trio.move_on_at(deadline) as patience:
+                await synced.wait()
+            if patience.cancelled_caught:
+                return None
+
+    def _remember(self, tx: Tx, height: BlockHeight, block_hash: bytes, interests: Interests) -> None:
+        for prevout in interests.outpoints.intersection(tx.prevouts):
+            _keep(self._spent, prevout, (height, block_hash))
+        for index, output in enumerate(tx.outputs):
+            place = outpoint(tx.txid, index)
+            if place in interests.outpoints or output.script in interests.scripts or tx.txid in interests.txids:
+                _keep(self._made, place, _Made(output, height, block_hash))
+
+    def _stands(self, height: BlockHeight, block_hash: bytes) -> bool:
+        header = self._headers.at(height)
+        return header is not None and header.hash == block_hash
+
+    # --- outputs ----------------------------------------------------------------------------------------------------
+
+    async def confirmed_output(self, txid: Txid, index: int) -> OutputState | None:
+        return (await self._output(txid, index))[0]
+
+    async def surely_unspent(self, txid: Txid, index: int) -> OutputState | None:
+        state, disputed = await self._output(txid, index)
+        return None if disputed else state
+
+    async def unspent(self, txid: Txid, index: int) -> OutputState | None:
+        place = outpoint(txid, index)
+        known = await self._mempool_now(Interests(outpoints=frozenset((place,)), txids=frozenset((txid,))))
+        if any(place in tx.prevouts for tx in known.values()):
+            return None
+        if (confirmed := await self.confirmed_output(txid, index)) is not None:
+            return confirmed
+        waiting = known.get(txid)
+        if waiting is None or index >= len(waiting.outputs):
+            return None
+        output = waiting.outputs[index]
+        return OutputState(value=output.value, script=output.script, height=None)
+
+    async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool]:
+        """The output as blocks have it, and whether somebody that counts says that it is spent or was never made.
+
+        One proof that it was made is enough; that a block spends it counts only when we saw that spend proven.
+        """
+        answers = await self._ask_all(lambda helper: self._made_by(helper, txid, index))
+        made = next((each for each in answers.values() if isinstance(each, _Made)), None)
+        place = outpoint(txid, index)
+        spent = self._spent.get(place)
+        if made is None or (spent is not None and self._stands(*spent)):
+            return None, False
+        doubters = [helper for helper, each in answers.items() if not isinstance(each, _Made)]
+        for helper in doubters:
+            helper.standing.disagreed(
+                f"it says, without proof, that output {index} of {_shown((txid,))} is not unspent"
+            )
+        _keep(self._made, place, made)
+        state = OutputState(value=made.output.value, script=made.output.script, height=made.height)
+        return state, bool(doubters)
+
+    async def _made_by(self, helper: Helper, txid: Txid, index: int) -> _Made | str | None:
+        """A helper's proof that an output was made and its word that no block spends it; text: it says otherwise."""
+        answer = await helper.ask(lambda number: GetOutput(number, txid, index))
+        if not isinstance(answer, wire.Output):
+            return None
+        if not answer.created:
+            return "not unspent"
+        height = self._headers.height_of(answer.block_hash)
+        header = None if height is None else self._headers.at(height)
+        if height is None or header is None:
+            return None  # it is on another branch, or ahead of us
+        tx = included(answer.created[0], header, height)
+        if tx.txid != txid or index >= len(tx.outputs):
+            raise BadProof(f"it was asked for output {index} of {_shown((txid,))} and showed another transaction")
+        return _Made(tx.outputs[index], height, header.hash)
+
+    # --- mempool ----------------------------------------------------------------------------------------------------
+
+    async def mempool(self, interests: Interests = NO_INTERESTS) -> tuple[Txid, ...]:
+        self._followed = interests
+        if len(self._extra) > MOST_EXTRA:
+            self._extra = NO_INTERESTS
+        return tuple(await self._mempool_now(NO_INTERESTS))
+
+    async def mempool_transaction(self, txid: Txid) -> bytes | None:
+        return (await self.mempool_transactions((txid,))).get(txid)
+
+    async def mempool_transactions(self, txids: Sequence[Txid]) -> dict[Txid, bytes]:
+        known = await self._mempool_now(Interests(txids=frozenset(txids)))
+        return {txid: known[txid].raw for txid in txids if txid in known}
+
+    async def mempool_spenders(self, outpoints: Sequence[bytes]) -> dict[bytes, Txid]:
+        known = await self._mempool_now(Interests(outpoints=frozenset(outpoints)))
+        spenders = {prevout: txid for txid, tx in known.items() for prevout in tx.prevouts}
+        return {place: spenders[place] for place in outpoints if place in spenders}
+
+    async def _mempool_now(self, interests: Interests) -> dict[Txid, Tx]:
+        """What concerns us in the helpers' mempools. Asked again only when one of them has news, or of something new."""
+        self._extra |= interests.but(self._followed)
+        wanted, kept = self._followed | self._extra, self._mempool
+        if kept.version == self._version and not wanted.but(kept.interests):
+            await self._wait_ready()
+            return kept.transactions
+        version = self._version
+        answers = await self._ask_all(lambda helper: self._unconfirmed(helper, wanted))
+        self._mempool = _Mempool(version, wanted, await self._believed(answers, wanted))
+        return self._mempool.transactions
+
+    async def _unconfirmed(self, helper: Helper, interests: Interests) -> dict[Txid, Tx] | None:
+        if not await helper.watch(interests):
+            return None
+        answer = await helper.ask(GetMempool)
+        if not isinstance(answer, wire.Mempool):
+            return None
+        try:
+            told = [parse_transaction(raw) for raw in answer.transactions]
+        except DecodeError as error:
+            raise BadProof(f"it showed bytes that are no transaction as part of its mempool: {error}") from error
+        return {told[number].txid: told[number] for number in interests.within(told)}
+
+    async def _believed(self, answers: dict[Helper, dict[Txid, Tx]], interests: Interests) -> dict[Txid, Tx]:
+        """Those whose spends of what concerns us are signed for; whoever tells another one lies."""
+        told = {txid: tx for each in answers.values() for txid, tx in each.items()}
+        spent = {prevout for tx in told.values() for prevout in tx.prevouts} & interests.outpoints
+        known: dict[bytes, Output] = {}
+        for place in spent:
+            txid, index = Txid(place[:32]), int.from_bytes(place[32:], "little")
+            parent = told.get(txid)
+            if parent is not None and index < len(parent.outputs):
+                known[place] = parent.outputs[index]  # the id binds its outputs, whether it confirms or not
+            elif (made := await self._known_output(place, txid, index)) is not None:
+                known[place] = made
+        candidates: dict[Txid, tuple[Tx, int]] = {}
+        for txid, tx in told.items():
+            tellers = [helper for helper, each in answers.items() if txid in each]
+            if (problem := forged_input(tx, known)) is not None:
+                for helper in tellers:
+                    helper.lied(f"it showed an unconfirmed spend that is not signed for ({_shown((txid,))}, {problem})")
+            elif spent.intersection(tx.prevouts) <= known.keys():  # of what we cannot check, nothing is believed
+                candidates[txid] = tx, len(tellers)
+        return without_rivals(candidates)
+
+    async def _known_output(self, place: bytes, txid: Txid, index: int) -> Output | None:
+        made = self._made.get(place)
+        if made is None or not self._stands(made.height, made.block_hash):
+            await self._output(txid, index)
+            made = self._made.get(place)
+        return None if made is None else made.output
+
+    # --- publishing and fees ----------------------------------------------------------------------------------------
+
+    async def publish(self, transactions: tuple[bytes, ...]) -> PublishResult:
+        try:
+            key = parse_transaction(transactions[-1]).txid
+        except DecodeError as error:
+            return PublishResult(verdict=Verdict.REFUSED, reason=f"TX decode failed: {error}")
+        answers = await self._give_to_all(transactions)
+        verdicts = {answer.verdict for answer in answers.values()}
+        taken = verdicts & {VerdictCode.ACCEPTED, VerdictCode.KNOWN}
+        if not taken:
+            reasons = Counter(answer.reason for answer in answers.values())
+            return PublishResult(verdict=Verdict.REFUSED, reason=reasons.most_common(1)[0][0])
+        for helper, answer in answers.items():
+            if answer.verdict == VerdictCode.REFUSED:
+                helper.standing.disagreed(f"it refused to publish what others took: {answer.reason}")
+        _keep(self._again, key, (transactions, self._headers.height), MOST_AGAIN)
+        self._touch()
+        accepted = VerdictCode.ACCEPTED in verdicts
+        return PublishResult(verdict=Verdict.ACCEPTED if accepted else Verdict.KNOWN)
+
+    async def _give_to_all(self, transactions: tuple[bytes, ...]) -> dict[Helper, Published]:
+        """Also to helpers that lag or lied: one that publishes it is enough. Raises ChainUnavailable when nobody answers."""
+        answers: dict[Helper, Published] = {}
+
+        async def one(helper: Helper) -> None:
+            answer = await helper.ask(lambda number: Publish(number, transactions))
+            if isinstance(answer, Published):
+                answers[helper] = answer
+
+        async with trio.open_nursery() as nursery:
+            for helper in self._helpers.all:
+                nursery.start_soon(one, helper)
+        if not answers:
+            troubles = "; ".join(self._trouble(helper) for helper in self._helpers.all)
+            raise ChainUnavailable(f"no helper takes a transaction: {troubles}")
+        return answers
+
+    async def _publish_again(self) -> None:
+        """A mempool forgets, and a helper may only have said that it took something: at each new block all is given again."""
+        tip = self._headers.tip.hash
+        while True:
+            while self._headers.tip.hash == tip:
+                await self._changed.wait()
+            tip = self._headers.tip.hash
+            for key, (transactions, since) in tuple(self._again.items()):
+                if self._headers.height - since > AGAIN_FOR:
+                    self._again.pop(key, None)
+                    continue
+                try:
+                    await self._give_to_all(transactions)
+                except ChainUnavailable as error:
+                    log.debug("chain.not_published_again", reason=str(error))
+
+    async def feerate(self, within_blocks: int) -> FeeRate:
+        answers = await self._ask_all(lambda helper: self._estimate(helper, min(max(within_blocks, 1), 1008)))
+        policy = self._policy
+        chosen = choose_feerate(tuple(answers.values()), policy.feerate_floor, policy.feerate_cap)
+        for helper, estimate in answers.items():
+            if is_far_apart(estimate, chosen):
+                helper.standing.disagreed(f"its fee estimate is {estimate} sat/kvB, {chosen} is taken")
+        return chosen
+
+    @staticmethod
+    async def _estimate(helper: Helper, within_blocks: int) -> FeeRate | None:
+        answer = await helper.ask(lambda number: GetFeerate(number, within_blocks))
+        return FeeRate(answer.sat_per_kvb) if isinstance(answer, Feerate) else None
+
+
+def _ref(height: BlockHeight, header: Header) -> BlockRef:
+    return BlockRef(height=height, hash=header.hash, previous=header.previous, time=header.time)
+
+
+def _shown(txids: Iterable[Txid]) -> str:
+    return ", ".join(txid[::-1].hex() for txid in sorted(txids)[:3])
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _keep(table: "OrderedDict[K, V]", key: K, value: V, most: int = MOST_SPENDS) -> None:
+    """Put it last; the first ones go when there are too many."""
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > most:
+        table.popitem(last=False)
