@@ -20,34 +20,30 @@ FAR_APART = 4  # an estimate so many times above or below the one that is taken 
 
 @dataclass(frozen=True, slots=True)
 class Agreed(Generic[Fact]):
-    """What holds, and who was silent on a part of it.
+    """What is known, and who was silent on a part of it.
 
     Attributes:
         facts: everything that one of them proved.
         missing: of those that answered, who did not tell what another proved.
+        complete: whether it holds that there is no more. What is proven is acted upon in any case.
     """
 
     facts: frozenset[Fact]
     missing: dict[PeerId, frozenset[Fact]]
+    complete: bool
 
 
-def agree(
-    answers: Mapping[PeerId, frozenset[Fact]], least: int, also: Iterable[frozenset[Fact]] = ()
-) -> Agreed[Fact] | None:
+def agree(answers: Mapping[PeerId, frozenset[Fact]], least: int, also: Iterable[frozenset[Fact]] = ()) -> Agreed[Fact]:
     """Join what helpers proved; that there is no more holds only when enough of them answered.
 
     Args:
         answers: of those that answered by the deadline: what each proved, possibly nothing.
         least: k, how many must have answered.
         also: proven by helpers whose silence counts for nothing, because they were caught lying.
-
-    Returns:
-        None when too few answered.
     """
-    if len(answers) < least:
-        return None
     facts = frozenset[Fact]().union(*answers.values(), *also)
-    return Agreed(facts, {peer: facts - told for peer, told in answers.items() if facts - told})
+    missing = {peer: facts - told for peer, told in answers.items() if facts - told}
+    return Agreed(facts, missing, len(answers) >= least)
 
 
 def choose_feerate(estimates: Sequence[FeeRate], floor: FeeRate, cap: FeeRate) -> FeeRate:

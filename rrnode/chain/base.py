@@ -106,9 +106,21 @@ class PublishResult:
 
 
 class ChainBackend(ABC):
-    """A chain. Every method may raise `rrnode.errors.ChainUnavailable`, and only that."""
+    """A chain. Every method may raise `rrnode.errors.ChainUnavailable`, and only that.
+
+    Attributes:
+        reread_from: the lowest block of which more is known now than was told, None mostly; whoever follows the chain takes
+            back what it was told from there on, reads again, and sets it to None.
+    """
 
     name: str
+    reread_from: BlockHeight | None = None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why it does not hold now that nothing happened but what was told, for people; None: it holds. What is told holds
+        in any case; as long as there is doubt, nothing new is taken on."""
+        return None
 
     @abstractmethod
     def running(self) -> AbstractAsyncContextManager[None]:

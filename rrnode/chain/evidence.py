@@ -1,6 +1,6 @@
 """What helpers say of transactions, checked: proofs of inclusion against headers, unconfirmed spends against signatures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from protocols.errors import DecodeError, PeerProtocolError
 from protocols.ids import Txid
@@ -30,7 +30,7 @@ def included(proven: Proven, header: Header, height: BlockHeight) -> Tx:
     except DecodeError as error:
         raise BadProof(f"it showed bytes that are no transaction as part of block {height}") from error
     if not proves(tx.txid, tx.base_size, proven.index, proven.branch, header.merkle_root):
-        raise BadProof(f"it showed transaction {tx.txid[::-1].hex()} as part of block {height}, which it is not")
+        raise BadProof(f"it showed transaction {shown((tx.txid,))} as part of block {height}, which it is not")
     return tx
 
 
@@ -60,3 +60,8 @@ def without_rivals(candidates: Mapping[Txid, tuple[Tx, int]]) -> dict[Txid, Tx]:
             chosen[txid] = tx
             spent.update(tx.prevouts)
     return chosen
+
+
+def shown(txids: Iterable[Txid]) -> str:
+    """Ids as people know them, three at most."""
+    return ", ".join(txid[::-1].hex() for txid in sorted(txids)[:3])

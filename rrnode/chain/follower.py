@@ -138,7 +138,7 @@ class Follower:
             interests: what concerns the taker beside the watches (its scripts and coins); only this is sure to be in
                 `Batch.connected` and `Batch.arrived`.
         """
-        self.trouble: str | None = None  # why the chain cannot be followed now, for people
+        self._away: str | None = None  # why the chain does not answer now
         self.behind = True  # the best chain went on, or another way, while we were away: `height` is not the world's
         self._backend, self._cursor, self._whole_mempool = backend, cursor, mempool
         self._taker_interests = interests
@@ -151,6 +151,11 @@ class Follower:
         self._sequence = -1
         self._settled: BlockRef | None = None  # all is looked at and this is the tip: wait for a change
         self._asked = trio.Event()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the chain cannot be followed now, or not be relied on, for people."""
+        return self._away or self._backend.doubt
 
     @property
     def tip(self) -> BlockRef:
@@ -226,17 +231,17 @@ class Follower:
                 if not self._refs:
                     await self.start()
                 batch = await self._look()
-                if self.trouble is not None:
+                if self._away is not None:
                     log.warning("chain.followed_again", height=self.height)
-                    self.trouble = None
+                    self._away = None
                 retry = _FIRST_RETRY
                 if batch is not None:
                     return batch
                 await self._wait()
             except ChainUnavailable as error:
-                if self.trouble is None:
+                if self._away is None:
                     log.warning("chain.unavailable", reason=str(error))
-                self.trouble = str(error)
+                self._away = str(error)
                 await trio.sleep(retry)
                 retry = min(retry * 2, _LAST_RETRY)
 
@@ -265,8 +270,9 @@ class Follower:
     async def _look(self) -> Batch | None:
         """Gather everything first, then change the state at once: a chain that goes away in between loses nothing."""
         self._settled = None
+        doubted = self._backend.reread_from
         best = await self._backend.tip()
-        fork, kept = await self._common(best)
+        fork, kept = await self._common(best, doubted)
         blocks = await self._above(fork, best)
         tip = blocks[-1].ref if blocks else fork
         past = await self._past(fork)
@@ -279,15 +285,19 @@ class Follower:
             if there is None or there.hash != tip.hash:
                 return None
         batch = self._take(fork, kept, blocks, past, mempool)
+        if self._backend.reread_from == doubted:
+            self._backend.reread_from = None
         self.behind = tip.hash != best.hash
         if mempool is not None and mempool.present <= self._seen:
             self._settled = tip
         return batch
 
-    async def _common(self, best: BlockRef) -> tuple[BlockRef, int]:
-        """The last block of ours that is in the best chain, and how many of ours are kept."""
+    async def _common(self, best: BlockRef, doubted: BlockHeight | None) -> tuple[BlockRef, int]:
+        """The last block of ours that is in the best chain and not in doubt, and how many of ours are kept."""
         for kept in range(len(self._refs), 0, -1):
             ref = self._refs[kept - 1]
+            if doubted is not None and ref.height >= doubted and kept > 1:
+                continue
             if ref.hash == best.hash:
                 return ref, kept
             there = await self._backend.block_at(ref.height)

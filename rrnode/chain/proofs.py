@@ -16,6 +16,7 @@ from rrnode.errors import ChainUnavailable
 
 BLOCKS_KEPT = 2  # taken apart, for several clients ask for the same: some 30 MB each on mainnet
 READERS = 2  # blocks read at a time for all clients together, so that the node itself is not held up
+_MANY = 500  # transactions of a block whose tree is built in a thread
 _ASKED_ONE_BY_ONE = 100  # watched transactions; of more, the mempool's ids are asked for first
 
 
@@ -80,7 +81,8 @@ class Proofs:
             block = self._blocks.get(block_hash)
             if block is None:
                 transactions = (await self._chain.parsed_block(block_hash)).transactions
-                tree = await trio.to_thread.run_sync(tree_of, tuple(tx.txid for tx in transactions))
+                txids = tuple(tx.txid for tx in transactions)
+                tree = tree_of(txids) if len(txids) < _MANY else await trio.to_thread.run_sync(tree_of, txids)
                 block = self._blocks[block_hash] = _Block(transactions, tree)
             self._blocks.move_to_end(block_hash)
             while len(self._blocks) > BLOCKS_KEPT:

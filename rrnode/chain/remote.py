@@ -1,8 +1,9 @@
 """A chain seen through several full nodes, of which one that is honest is enough (DESIGN 8).
 
-Headers are linked by work from a checkpoint; what happened is believed with proof, from any helper; that nothing else
-happened, when at least k helpers answered. A helper caught lying keeps being asked, since its proofs are as good as any, but
-its silence counts for nothing any more. Transactions go to all helpers, again at each new block.
+Headers are linked by work from a checkpoint; what happened is believed with proof, from any helper, and told at once; that
+nothing else happened, when at least k helpers answered: below that there is `doubt`, and nothing new is taken on. A helper
+caught lying keeps being asked, since its proofs are as good as any, but its silence counts for nothing any more.
+Transactions go to all helpers, again at each new block.
 """
 
 import time
@@ -18,21 +19,16 @@ import trio
 from bootstrap.networks import Network
 from protocols.errors import DecodeError
 from protocols.ids import PeerId, Txid
-from protocols.light.agreement import LAG_ALLOWED, HelperStatus, agree, choose_feerate, is_far_apart
+from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
 from protocols.wire import chain as wire
 from protocols.wire.chain import (
     Feerate,
     GetFeerate,
-    GetMatches,
-    GetMempool,
     GetOutput,
-    Matches,
     Publish,
     Published,
-    RefusalCode,
-    Refused,
     VerdictCode,
 )
 from rrnode.chain.base import (
@@ -44,21 +40,19 @@ from rrnode.chain.base import (
     PublishResult,
     Verdict,
 )
-from rrnode.chain.evidence import BadProof, forged_input, included, without_rivals
+from rrnode.chain.evidence import BadProof, included, shown
 from rrnode.chain.header_sync import HeaderSync
 from rrnode.chain.parse import Output, Tx, outpoint, parse_transaction
+from rrnode.chain.remote_blocks import BEHIND_WAIT, RemoteBlocks
+from rrnode.chain.remote_mempool import RemoteMempool
 from rrnode.chain.scopes import background
 from rrnode.errors import ChainUnavailable
 from rrnode.host.base import Host
 from rrnode.host.peer_text import to_text
 from rrnode.services.helpers import Helper, Helpers
 
-BEHIND_WAIT = 3.0  # seconds that a helper gets to hear of a block that another one has
 MOST_SPENDS = 10_000  # spends seen in blocks that are remembered
-MOST_EXTRA = 1_000  # interests beside those of who follows the mempool, before they are forgotten
-AGAIN_FOR = (
-    20  # blocks during which a transaction is published again; its owner publishes it anew when it still matters
-)
+AGAIN_FOR = 20  # blocks during which a transaction is published again; who needs it longer publishes it anew
 MOST_AGAIN = 64  # packages published again
 
 T = TypeVar("T")
@@ -90,15 +84,6 @@ class _Made:
     block_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Mempool:
-    """What concerned us in the helpers' mempools, as of a version of the world."""
-
-    version: int
-    interests: Interests
-    transactions: dict[Txid, Tx]
-
-
 class RemoteChain(ChainBackend):
     """The chain through helpers; use it inside `running`, on a host that is linked to them."""
 
@@ -126,14 +111,16 @@ class RemoteChain(ChainBackend):
             host=host,
             peers=peers,
             answer_within=self._policy.answer_within,
-            beside=self._sync.keep,
+            beside=self._beside,
             changed=self._touch,
         )
         self._version = 0  # of what could be asked; grows with each news
+        self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
-        self._followed = NO_INTERESTS  # what whoever follows the mempool asked for last
-        self._extra = NO_INTERESTS  # what others asked for beside
-        self._mempool = _Mempool(-1, NO_INTERESTS, {})
+        self._blocks = RemoteBlocks(self._headers, least=self._policy.least, ask_all=self._ask_all)
+        self._mempool = RemoteMempool(
+            ask_all=self._ask_all, version=lambda: self._version, known_output=self._known_output
+        )
         self._made: OrderedDict[bytes, _Made] = OrderedDict()
         self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
         self._again: OrderedDict[Txid, tuple[tuple[bytes, ...], BlockHeight]] = OrderedDict()
@@ -165,13 +152,20 @@ class RemoteChain(ChainBackend):
         """Those worth asking: connected, on our best chain and near its tip."""
         return [helper for helper in self._helpers.all if helper.is_ready and not self._is_behind(helper)]
 
-    def _check_enough(self, helpers: Iterable[Helper]) -> None:
-        count = sum(helper.counts for helper in helpers)
-        if count < self._policy.least:
-            raise ChainUnavailable(
-                f"{count} of {len(self._helpers.all)} helpers can be relied on, {self._policy.least} wanted: "
-                + "; ".join(self._trouble(helper) for helper in self._helpers.all)
+    @property
+    def doubt(self) -> str | None:
+        counting = sum(helper.counts for helper in self._ready())
+        if counting < self._policy.least:
+            return f"{counting} of {len(self._helpers.all)} helpers can be relied on, {self._policy.least} wanted: " + (
+                self._troubles()
             )
+        never_lied = {helper.peer for helper in self._helpers.all if not helper.standing.lies}
+        if (height := self._blocks.doubtful(never_lied)) is not None:
+            return f"fewer than {self._policy.least} reliable helpers were asked about block {height} so far"
+        return None
+
+    def _troubles(self) -> str:
+        return "; ".join(self._trouble(helper) for helper in self._helpers.all)
 
     def _trouble(self, helper: Helper) -> str:
         standing = helper.standing
@@ -181,27 +175,29 @@ class RemoteChain(ChainBackend):
         return f"…{to_text(helper.peer)[-6:]} {what}"
 
     async def _wait_ready(self) -> list[Helper]:
-        """Those worth asking. A new block reaches them one after the other, so the last ones are waited for a little.
+        """Those worth asking. A new block reaches them one after the other, so k of them are waited for a little, once.
 
         Raises:
-            ChainUnavailable: fewer than k that can be relied on.
+            ChainUnavailable: there are none.
         """
         await trio.lowlevel.checkpoint()
-        with trio.move_on_after(BEHIND_WAIT):
-            while sum(helper.counts for helper in self._ready()) < self._policy.least <= self._connected():
-                await self._changed.wait()
+        if self._waited_at != self._headers.tip.hash:
+            hopeful = sum(helper.standing.connected and not helper.standing.lies for helper in self._helpers.all)
+            with trio.move_on_after(BEHIND_WAIT) as patience:
+                while sum(helper.counts for helper in self._ready()) < self._policy.least <= hopeful:
+                    await self._changed.wait()
+            if patience.cancelled_caught:
+                self._waited_at = self._headers.tip.hash
         ready = self._ready()
-        self._check_enough(ready)
+        if not ready:
+            raise ChainUnavailable(f"none of our helpers can be asked: {self._troubles()}")
         return ready
-
-    def _connected(self) -> int:
-        return sum(helper.standing.connected for helper in self._helpers.all)
 
     async def _ask_all(self, ask: Callable[[Helper], Awaitable[T | None]]) -> dict[Helper, T]:
         """What each of those that are ready answers; a bad proof is entered in its record and is no answer.
 
         Raises:
-            ChainUnavailable: fewer than k that can be relied on answered.
+            ChainUnavailable: nobody answered.
         """
         answers: dict[Helper, T] = {}
 
@@ -219,8 +215,12 @@ class RemoteChain(ChainBackend):
         async with trio.open_nursery() as nursery:
             for helper in ready:
                 nursery.start_soon(one, helper)
-        self._check_enough(answers)
+        if not answers:
+            raise ChainUnavailable(f"none of our helpers answered: {self._troubles()}")
         return answers
+
+    def _are_enough(self, helpers: Iterable[Helper]) -> bool:
+        return sum(helper.counts for helper in helpers) >= self._policy.least
 
     # --- headers ----------------------------------------------------------------------------------------------------
 
@@ -258,54 +258,31 @@ class RemoteChain(ChainBackend):
         header = self._headers.at(ref.height)
         if header is None or header.hash != ref.hash:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
-        answers = await self._ask_all(lambda helper: self._matches(helper, header, ref.height, interests))
-        proven = {place: tx for told in answers.values() for place, tx in told.items()}
-        ordered = [proven[place] for place in sorted(proven)]
-        found = tuple(ordered[number] for number in interests.within(ordered))
-        concerning = frozenset(tx.txid for tx in found)
-        told = {helper: concerning & {tx.txid for tx in each.values()} for helper, each in answers.items()}
-        agreed = agree(
-            {helper.peer: txids for helper, txids in told.items() if helper.counts},
-            self._policy.least,
-            [txids for helper, txids in told.items() if not helper.counts],
-        )
-        assert agreed is not None, "enough of them answered"
-        for helper in answers:
-            if missing := agreed.missing.get(helper.peer):
-                helper.lied(f"it kept silent about {_shown(missing)} in block {ref.height}")
+        found = await self._blocks.read(header, ref.height, interests)
         for tx in found:
-            self._remember(tx, ref.height, ref.hash, interests)
+            for prevout in interests.outpoints.intersection(tx.prevouts):
+                _keep(self._spent, prevout, (ref.height, ref.hash))
         return found
 
-    async def _matches(
-        self, helper: Helper, header: Header, height: BlockHeight, interests: Interests
-    ) -> dict[int, Tx] | None:
-        """What a helper proves to be in a block, by place."""
-        deadline = trio.current_time() + BEHIND_WAIT
-        while True:
-            synced = helper.synced
-            if not await helper.watch(interests):
-                return None
-            answer = await helper.ask(lambda number: GetMatches(number, header.hash))
-            if isinstance(answer, Matches) and answer.block_hash == header.hash:
-                found = {proven.index: included(proven, header, height) for proven in answer.transactions}
-                if len(helper.watched.within([found[place] for place in sorted(found)])) < len(answer.transactions):
-                    raise BadProof(f"it sent transactions of block {height} that it was not asked for")
-                return found
-            if not isinstance(answer, Refused) or answer.code != RefusalCode.UNKNOWN_BLOCK:
-                return None
-            with trio.move_on_at(deadline) as patience:
+    async def _beside(self, helper: Helper) -> None:
+        """What runs beside a helper's stream: its headers are followed, and it is asked what it missed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sync.keep, helper)
+            while True:
+                synced = helper.synced
+                if helper.is_ready and not self._is_behind(helper):
+                    await self._hear_late(helper)
                 await synced.wait()
-            if patience.cancelled_caught:
-                return None
 
-    def _remember(self, tx: Tx, height: BlockHeight, block_hash: bytes, interests: Interests) -> None:
-        for prevout in interests.outpoints.intersection(tx.prevouts):
-            _keep(self._spent, prevout, (height, block_hash))
-        for index, output in enumerate(tx.outputs):
-            place = outpoint(tx.txid, index)
-            if place in interests.outpoints or output.script in interests.scripts or tx.txid in interests.txids:
-                _keep(self._made, place, _Made(output, height, block_hash))
+    async def _hear_late(self, helper: Helper) -> None:
+        try:
+            height = await self._blocks.ask_late(helper)
+        except BadProof as error:
+            helper.lied(str(error))
+            raise
+        if height is not None:
+            self.reread_from = height if self.reread_from is None else min(height, self.reread_from)
+            self._touch()
 
     def _stands(self, height: BlockHeight, block_hash: bytes) -> bool:
         header = self._headers.at(height)
@@ -322,7 +299,7 @@ class RemoteChain(ChainBackend):
 
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         place = outpoint(txid, index)
-        known = await self._mempool_now(Interests(outpoints=frozenset((place,)), txids=frozenset((txid,))))
+        known = await self._unconfirmed(Interests(outpoints=frozenset((place,)), txids=frozenset((txid,))))
         if any(place in tx.prevouts for tx in known.values()):
             return None
         if (confirmed := await self.confirmed_output(txid, index)) is not None:
@@ -334,24 +311,27 @@ class RemoteChain(ChainBackend):
         return OutputState(value=output.value, script=output.script, height=None)
 
     async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool]:
-        """The output as blocks have it, and whether somebody that counts says that it is spent or was never made.
+        """The output as blocks have it, and whether there is doubt: too few answered, or one says that it is not unspent.
 
         One proof that it was made is enough; that a block spends it counts only when we saw that spend proven.
         """
         answers = await self._ask_all(lambda helper: self._made_by(helper, txid, index))
+        sure = self._are_enough(answers)
         made = next((each for each in answers.values() if isinstance(each, _Made)), None)
         place = outpoint(txid, index)
         spent = self._spent.get(place)
-        if made is None or (spent is not None and self._stands(*spent)):
+        if spent is not None and self._stands(*spent):
+            return None, False
+        if made is None:
+            if not sure:
+                raise ChainUnavailable(f"nobody shows output {index} of {shown((txid,))}, and too few were asked")
             return None, False
         doubters = [helper for helper, each in answers.items() if not isinstance(each, _Made)]
         for helper in doubters:
-            helper.standing.disagreed(
-                f"it says, without proof, that output {index} of {_shown((txid,))} is not unspent"
-            )
+            helper.standing.disagreed(f"it says, without proof, that output {index} of {shown((txid,))} is not unspent")
         _keep(self._made, place, made)
         state = OutputState(value=made.output.value, script=made.output.script, height=made.height)
-        return state, bool(doubters)
+        return state, bool(doubters) or not sure
 
     async def _made_by(self, helper: Helper, txid: Txid, index: int) -> _Made | str | None:
         """A helper's proof that an output was made and its word that no block spends it; text: it says otherwise."""
@@ -366,76 +346,33 @@ class RemoteChain(ChainBackend):
             return None  # it is on another branch, or ahead of us
         tx = included(answer.created[0], header, height)
         if tx.txid != txid or index >= len(tx.outputs):
-            raise BadProof(f"it was asked for output {index} of {_shown((txid,))} and showed another transaction")
+            raise BadProof(f"it was asked for output {index} of {shown((txid,))} and showed another transaction")
         return _Made(tx.outputs[index], height, header.hash)
 
     # --- mempool ----------------------------------------------------------------------------------------------------
 
     async def mempool(self, interests: Interests = NO_INTERESTS) -> tuple[Txid, ...]:
-        self._followed = interests
-        if len(self._extra) > MOST_EXTRA:
-            self._extra = NO_INTERESTS
-        return tuple(await self._mempool_now(NO_INTERESTS))
+        self._mempool.follow(interests)
+        return tuple(await self._unconfirmed(NO_INTERESTS))
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
         return (await self.mempool_transactions((txid,))).get(txid)
 
     async def mempool_transactions(self, txids: Sequence[Txid]) -> dict[Txid, bytes]:
-        known = await self._mempool_now(Interests(txids=frozenset(txids)))
+        known = await self._unconfirmed(Interests(txids=frozenset(txids)))
         return {txid: known[txid].raw for txid in txids if txid in known}
 
     async def mempool_spenders(self, outpoints: Sequence[bytes]) -> dict[bytes, Txid]:
-        known = await self._mempool_now(Interests(outpoints=frozenset(outpoints)))
+        known = await self._unconfirmed(Interests(outpoints=frozenset(outpoints)))
         spenders = {prevout: txid for txid, tx in known.items() for prevout in tx.prevouts}
         return {place: spenders[place] for place in outpoints if place in spenders}
 
-    async def _mempool_now(self, interests: Interests) -> dict[Txid, Tx]:
-        """What concerns us in the helpers' mempools. Asked again only when one of them has news, or of something new."""
-        self._extra |= interests.but(self._followed)
-        wanted, kept = self._followed | self._extra, self._mempool
-        if kept.version == self._version and not wanted.but(kept.interests):
-            await self._wait_ready()
-            return kept.transactions
-        version = self._version
-        answers = await self._ask_all(lambda helper: self._unconfirmed(helper, wanted))
-        self._mempool = _Mempool(version, wanted, await self._believed(answers, wanted))
-        return self._mempool.transactions
+    async def _unconfirmed(self, interests: Interests) -> dict[Txid, Tx]:
+        await self._wait_ready()
+        return await self._mempool.look(interests)
 
-    async def _unconfirmed(self, helper: Helper, interests: Interests) -> dict[Txid, Tx] | None:
-        if not await helper.watch(interests):
-            return None
-        answer = await helper.ask(GetMempool)
-        if not isinstance(answer, wire.Mempool):
-            return None
-        try:
-            told = [parse_transaction(raw) for raw in answer.transactions]
-        except DecodeError as error:
-            raise BadProof(f"it showed bytes that are no transaction as part of its mempool: {error}") from error
-        return {told[number].txid: told[number] for number in interests.within(told)}
-
-    async def _believed(self, answers: dict[Helper, dict[Txid, Tx]], interests: Interests) -> dict[Txid, Tx]:
-        """Those whose spends of what concerns us are signed for; whoever tells another one lies."""
-        told = {txid: tx for each in answers.values() for txid, tx in each.items()}
-        spent = {prevout for tx in told.values() for prevout in tx.prevouts} & interests.outpoints
-        known: dict[bytes, Output] = {}
-        for place in spent:
-            txid, index = Txid(place[:32]), int.from_bytes(place[32:], "little")
-            parent = told.get(txid)
-            if parent is not None and index < len(parent.outputs):
-                known[place] = parent.outputs[index]  # the id binds its outputs, whether it confirms or not
-            elif (made := await self._known_output(place, txid, index)) is not None:
-                known[place] = made
-        candidates: dict[Txid, tuple[Tx, int]] = {}
-        for txid, tx in told.items():
-            tellers = [helper for helper, each in answers.items() if txid in each]
-            if (problem := forged_input(tx, known)) is not None:
-                for helper in tellers:
-                    helper.lied(f"it showed an unconfirmed spend that is not signed for ({_shown((txid,))}, {problem})")
-            elif spent.intersection(tx.prevouts) <= known.keys():  # of what we cannot check, nothing is believed
-                candidates[txid] = tx, len(tellers)
-        return without_rivals(candidates)
-
-    async def _known_output(self, place: bytes, txid: Txid, index: int) -> Output | None:
+    async def _known_output(self, txid: Txid, index: int) -> Output | None:
+        place = outpoint(txid, index)
         made = self._made.get(place)
         if made is None or not self._stands(made.height, made.block_hash):
             await self._output(txid, index)
@@ -476,8 +413,7 @@ class RemoteChain(ChainBackend):
             for helper in self._helpers.all:
                 nursery.start_soon(one, helper)
         if not answers:
-            troubles = "; ".join(self._trouble(helper) for helper in self._helpers.all)
-            raise ChainUnavailable(f"no helper takes a transaction: {troubles}")
+            raise ChainUnavailable(f"no helper takes a transaction: {self._troubles()}")
         return answers
 
     async def _publish_again(self) -> None:
@@ -513,10 +449,6 @@ class RemoteChain(ChainBackend):
 
 def _ref(height: BlockHeight, header: Header) -> BlockRef:
     return BlockRef(height=height, hash=header.hash, previous=header.previous, time=header.time)
-
-
-def _shown(txids: Iterable[Txid]) -> str:
-    return ", ".join(txid[::-1].hex() for txid in sorted(txids)[:3])
 
 
 K = TypeVar("K")

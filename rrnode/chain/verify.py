@@ -54,16 +54,21 @@ def check_transaction(transaction: bytes, spent_outputs: Sequence[tuple[int, byt
     return None
 
 
+def is_taproot(script: bytes) -> bool:
+    """Whether this is a taproot output, whose spend is signed over all outputs that its transaction spends."""
+    return len(script) == 34 and script[0] == 0x51
+
+
 def check_input(transaction: bytes, place: int, value: int, script: bytes) -> str | None:
     """Whether one input may spend what it spends, when the outputs that the others spend are not known.
 
     Args:
-        place: of the input; a taproot output is refused, for its spend is signed over all spent outputs.
+        place: of the input; a taproot output is refused.
 
     Returns:
         None when it may, else the reason.
     """
-    if len(script) == 34 and script[0] == 0x51:
+    if is_taproot(script):
         return f"input {place}: a spend of taproot cannot be checked by itself"
     try:
         spending = pbk.Transaction(transaction)

@@ -14,27 +14,27 @@ NOTHING = frozenset[str]()
 
 def test_one_honest_helper_is_enough_to_see_a_spend():
     agreed = agree({A: NOTHING, B: SPEND, C: NOTHING}, 2)
-    assert agreed == Agreed(SPEND, {A: SPEND, C: SPEND})
+    assert agreed == Agreed(SPEND, {A: SPEND, C: SPEND}, True)
 
 
 def test_nothing_holds_when_enough_answered_and_none_proved_the_contrary():
-    assert agree({A: NOTHING, B: NOTHING}, 2) == Agreed(NOTHING, {})
+    assert agree({A: NOTHING, B: NOTHING}, 2) == Agreed(NOTHING, {}, True)
 
 
-def test_nothing_is_known_when_too_few_answered():
-    assert agree({A: NOTHING}, 2) is None
-    assert agree({A: SPEND}, 2) is None
-    assert agree({}, 1) is None
+def test_when_too_few_answer_what_they_prove_is_known_and_that_there_is_no_more_is_not():
+    assert agree({A: NOTHING}, 2) == Agreed(NOTHING, {}, False)
+    assert agree({A: SPEND}, 2) == Agreed(SPEND, {}, False)
+    assert agree({}, 1) == Agreed(NOTHING, {}, False)
 
 
 def test_what_a_known_liar_proves_holds_and_its_silence_counts_for_nothing():
-    assert agree({A: NOTHING, B: NOTHING}, 2, also=[SPEND]) == Agreed(SPEND, {A: SPEND, B: SPEND})
-    assert agree({A: NOTHING}, 2, also=[SPEND, NOTHING]) is None
+    assert agree({A: NOTHING, B: NOTHING}, 2, also=[SPEND]) == Agreed(SPEND, {A: SPEND, B: SPEND}, True)
+    assert agree({A: NOTHING}, 2, also=[SPEND, NOTHING]) == Agreed(SPEND, {A: SPEND}, False)
 
 
 def test_each_tells_a_part():
     assert agree({A: frozenset("xy"), B: frozenset("yz")}, 2) == Agreed(
-        frozenset("xyz"), {A: frozenset("z"), B: frozenset("x")}
+        frozenset("xyz"), {A: frozenset("z"), B: frozenset("x")}, True
     )
 
 

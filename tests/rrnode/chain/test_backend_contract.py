@@ -352,9 +352,7 @@ async def test_a_chain_that_goes_away_is_said_to_be_away_and_is_the_same_when_it
     before, block = await rig.chain.tip(), await rig.chain.block_at(1)
     await rig.stop()
     for ask in (rig.chain.tip, rig.chain.mempool, lambda: rig.chain.publish((tx.raw,)), lambda: rig.chain.mine(1, b"")):
-        with pytest.raises(
-            ChainUnavailable, match=r"check that it runs|is not running|not connected|can be relied on|no helper takes"
-        ):
+        with pytest.raises(ChainUnavailable, match=r"check that it runs|is not running|not connected"):
             await ask()
     await rig.start()
     assert await rig.chain.tip() == before

@@ -1,0 +1,565 @@
+"""A client with three helpers of which one or two mean ill: what it is told all the same, and what its owner sees.
+
+Each helper serves the same embedded regtest over a memory network; `lie` replaces answers before they leave. `told` is what
+the follower says to the channels, `status` what `rrnode helpers` shows.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+
+from bootstrap.networks import REGTEST
+from protocols.channel.events import Outpoint, OutputSpent, TipChanged, TxConfirmed, WatchOutpoint, WatchTx
+from protocols.light.headers import parse_header, split_headers
+from protocols.units import FeeRate
+from protocols.wire import chain as wire
+from protocols.wire.chain import (
+    Feerate,
+    GetFeerate,
+    GetHeaders,
+    GetMatches,
+    GetMempool,
+    GetOutput,
+    Headers,
+    Matches,
+    Mempool,
+    Output,
+    Proven,
+    Publish,
+    Published,
+    RefusalCode,
+    Refused,
+)
+from rrnode.chain.base import NO_INTERESTS, Verdict
+from rrnode.chain.follower import Follower
+from rrnode.chain.kernel import KernelChain
+from rrnode.chain.remote import RemoteChain, RemotePolicy
+from rrnode.errors import ChainUnavailable
+from rrnode.host.memory import MemoryHost, MemoryNetwork
+from rrnode.services.chainfacts import ChainFactsServer
+
+NOBODY = bytes(32)
+
+
+class Server(ChainFactsServer):
+    """An honest server, whose answers `lie` may replace."""
+
+    lie: Any = None
+
+    async def _facts(self, client, request):
+        answer = await super()._facts(client, request)
+        return answer if self.lie is None else await self.lie(request, answer)
+
+
+@dataclass
+class Scene:
+    kit: Any
+    chain: KernelChain
+    nursery: trio.Nursery
+    network: MemoryNetwork = field(default_factory=lambda: MemoryNetwork(delay=0.01))
+    hosts: list[MemoryHost] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
+
+    async def begin(self, chains, **policy):
+        """A helper per chain, and the client linked to all of them."""
+        for number, chain in enumerate(chains):
+            host = await self.host(bytes([0x61 + number]) * 32)
+            server = Server(host=host, chain=chain, look_every=0.1)
+            self.nursery.start_soon(server.run)
+            self.hosts.append(host)
+            self.servers.append(server)
+        self.client = await self.host(b"\x51" * 32)
+        peers = [host.peer_id for host in self.hosts]
+        self.remote = RemoteChain(self.client, peers, REGTEST, policy=RemotePolicy(**policy))
+        await self.nursery.start(self._run, self.remote.running())
+        for number in range(len(chains)):
+            await self.link(number)
+
+    async def host(self, secret):
+        made = MemoryHost(secret, network=self.network, genesis=REGTEST.genesis, listen=("/memory/0",))
+        await self.nursery.start(self._run, made.running())
+        return made
+
+    async def _run(self, running, task_status):
+        async with running:
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def link(self, number):
+        await self.client.dial(self.hosts[number].addresses()[0])
+
+    def part(self, number):
+        self.network.part(self.client.peer_id, self.hosts[number].peer_id)
+
+    async def heal(self, number):
+        self.network.heal()
+        await self.link(number)
+
+    async def follow(self):
+        """A follower that has caught up."""
+        await self.settled()
+        self.follower = Follower(self.remote, mempool=False)
+        await self.follower.start()
+        await self.told()
+
+    async def told(self, seconds=40):
+        """Every fact that is told while nothing happens."""
+        facts = []
+        with trio.move_on_after(seconds):
+            while True:
+                facts += (await self.follower.next()).facts
+        return facts
+
+    def status(self, number):
+        return self.remote.helpers()[number]
+
+    async def until(self, condition):
+        with trio.fail_after(120):
+            while not condition():  # noqa: ASYNC110 - on a clock that jumps a wait costs nothing
+                await trio.sleep(0.05)
+
+    async def settled(self):
+        """Everybody knows the tip."""
+        await self.until(
+            lambda: (
+                self.remote._headers.tip.hash == self.chain.index.tip.hash
+                and all(each.is_fine and not each.lag for each in self.remote.helpers())
+            )
+        )
+
+    async def confirmed_coin(self):
+        """An open output in a block, to be watched."""
+        (source,) = await self.kit.funded(self.chain, 1)
+        tx = self.kit.pay([source], 1000)
+        await self.chain.publish((tx.raw,))
+        await self.chain.mine(1, self.kit.LOCKED)
+        return tx
+
+    def watch_spend(self, tx):
+        height = self.chain.index.tip.height
+        order = WatchOutpoint(outpoint=point(tx), script=tx.outputs[0].script, from_height=height)
+        self.follower.watch_outpoint(order)
+
+
+def point(tx):
+    return Outpoint(txid=tx.txid, index=0)
+
+
+def shown(tx):
+    return tx.txid[::-1].hex()
+
+
+@pytest.fixture
+async def scene(kernel_chain, kit, nursery):
+    made = Scene(kit, kernel_chain, nursery)
+    await kernel_chain.mine(1, kit.LOCKED)
+    return made
+
+
+@pytest.fixture
+async def three(scene):
+    """Three helpers on one chain; nobody lies yet."""
+    await scene.begin([scene.chain] * 3)
+    await scene.settled()
+    return scene
+
+
+def withholding(kind):
+    """Answers of this kind are empty."""
+
+    async def lie(request, answer):
+        if isinstance(answer, Matches) and kind is Matches:
+            return Matches(answer.request, answer.block_hash, ())
+        return Mempool(answer.request, ()) if isinstance(answer, Mempool) and kind is Mempool else answer
+
+    return lie
+
+
+def silent(kind):
+    """Requests of this kind are never answered."""
+
+    async def lie(request, answer):
+        if isinstance(request, kind):
+            await trio.sleep_forever()
+        return answer
+
+    return lie
+
+
+async def test_one_honest_helper_is_enough_to_see_a_spend_that_two_withhold(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    three.servers[0].lie = three.servers[2].lie = withholding(Matches)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    facts = await three.told()
+    height = three.chain.index.tip.height
+    assert facts[-2:] == [OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height), TipChanged()]
+    words = f"it kept silent about {shown(spend)} in block {height}"
+    assert [(each.lies, each.last_lie) for each in three.remote.helpers()] == [(1, words), (0, ""), (1, words)]
+    assert [each.is_fine for each in three.remote.helpers()] == [False, True, False]
+
+
+async def test_the_silence_of_a_caught_liar_counts_for_nothing_any_more(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    three.servers[0].lie = three.servers[2].lie = withholding(Matches)
+    await three.told()
+    await three.chain.publish((kit.pay([kit.coin(coin)], 1000).raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    assert three.follower.trouble is None
+    await three.told()
+    await three.chain.mine(1, kit.LOCKED)
+    assert await three.told() == [TipChanged()]  # the honest one is still heard
+    assert three.follower.tip == await three.chain.tip()
+    assert three.follower.trouble.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
+    assert three.follower.trouble.count("lied: it kept silent about") == 2
+
+
+async def test_an_unconfirmed_spend_that_two_withhold_is_seen(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    three.servers[0].lie = three.servers[1].lie = withholding(Mempool)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await three.chain.publish((spend.raw,))
+    assert await three.told() == [OutputSpent(outpoint=point(coin), transaction=spend.raw, height=None)]
+    assert all(each.is_fine for each in three.remote.helpers())  # mempools may differ: nobody is called a liar
+
+
+async def test_a_helper_that_was_away_is_heard_when_it_is_back(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    three.servers[0].lie = three.servers[1].lie = withholding(Matches)
+    three.part(2)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    height = three.chain.index.tip.height
+    assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) not in await three.told()
+    await three.chain.mine(3, kit.LOCKED)
+    assert three.status(2).trouble == "not connected"
+    await three.heal(2)
+    facts = await three.told()
+    assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) in facts
+    words = f"it kept silent about {shown(spend)} in block {height}"
+    assert [each.last_lie for each in three.remote.helpers()] == [words, words, ""]
+
+
+def inventing(tx, branch=(NOBODY,), place=1):
+    """This transaction is shown as part of every block that is asked for."""
+
+    async def lie(request, answer):
+        if isinstance(request, GetMatches):
+            return Matches(request.request, request.block_hash, (Proven(place, branch, tx.raw),))
+        return answer
+
+    return lie
+
+
+async def test_an_invented_spend_or_confirmation_is_not_told(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    invented = kit.pay([kit.coin(coin)], 1000)
+    three.follower.watch_tx(WatchTx(txid=invented.txid, script=kit.OPEN, from_height=three.chain.index.tip.height))
+    await three.told()
+    three.servers[1].lie = inventing(invented)
+    await three.chain.mine(1, kit.LOCKED)
+    assert await three.told() == [TipChanged()]
+    height = three.chain.index.tip.height
+    status = three.status(1)
+    assert status.last_lie == f"it showed transaction {shown(invented)} as part of block {height}, which it is not"
+    assert [each.lies > 0 for each in three.remote.helpers()] == [False, True, False]
+
+
+async def test_real_transactions_that_were_not_asked_for_are_refused(three, kit, autojump_clock):
+    await three.follow()
+    (block,) = await three.chain.mine(1, kit.LOCKED)
+    coinbase = kit.parse_block(await three.chain.block(block)).transactions[0]
+    three.servers[0].lie = inventing(coinbase, branch=(), place=0)
+    assert await three.told() == [TipChanged()]
+    words = f"it sent transactions of block {three.chain.index.tip.height} that it was not asked for"
+    assert [each.last_lie for each in three.remote.helpers()] == [words, "", ""]
+
+
+async def test_an_unconfirmed_spend_that_nobody_signed_is_not_told(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    whole = kit.pay([kit.coin(coin)], 1000)
+    forged = kit.parse_transaction(whole.raw.replace(kit.OPEN_SCRIPT + bytes(4), b"\x00" + bytes(4)))
+    assert forged.txid == whole.txid
+
+    async def lie(request, answer):
+        return Mempool(answer.request, (forged.raw,)) if isinstance(request, GetMempool) else answer
+
+    three.servers[2].lie = lie
+    await three.chain.mine(1, kit.LOCKED)
+    assert await three.told() == [TipChanged()]
+    words = f"it showed an unconfirmed spend that is not signed for: {shown(forged)}, input 0"
+    assert three.status(2).last_lie.startswith(words)
+    assert not three.status(0).lies
+
+
+async def test_a_lighter_fork_is_not_followed_and_its_server_does_not_count(scene, kit, tmp_path, autojump_clock):
+    other = KernelChain(tmp_path / "other")
+    await scene.nursery.start(scene._run, other.running())
+    await other.mine(3, kit.OPEN)
+    await scene.chain.mine(6, kit.LOCKED)
+    await scene.begin([scene.chain, other, scene.chain])
+    await scene.until(lambda: scene.status(1).height == 3 and scene.status(0).height == scene.status(2).height == 7)
+    status = scene.status(1)
+    assert status.trouble == "is on a fork with no more work than ours, from block 0 on"
+    assert (status.lag, status.lies, status.is_fine) == (4, 0, False)
+    assert await scene.remote.tip() == await scene.chain.tip()
+    assert await scene.remote.transactions(await scene.chain.tip(), NO_INTERESTS) == ()
+    await other.mine(10, kit.OPEN)  # on regtest work is free: who has more is followed
+    await scene.until(lambda: scene.remote._headers.tip.hash == other.index.tip.hash and not scene.status(1).trouble)
+    assert scene.remote.doubt.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
+
+
+async def test_headers_without_work_are_a_lie_and_move_nothing(three, kit, autojump_clock):
+    await three.chain.mine(1, kit.LOCKED)
+    await three.settled()
+    tip = await three.remote.tip()
+
+    async def lie(request, answer):
+        if isinstance(answer, Headers) and answer.headers:
+            *good, last = split_headers(answer.headers)
+            nonce = next(n for n in range(1000) if not _has_work(last[:76] + n.to_bytes(4, "little")))
+            return Headers(answer.request, answer.tip_height, b"".join(good) + last[:76] + nonce.to_bytes(4, "little"))
+        return answer
+
+    three.servers[0].lie = lie
+    three.part(0)
+    three.part(1)
+    three.part(2)
+    await three.chain.mine(1, kit.LOCKED)
+    await three.heal(0)
+    await three.until(lambda: three.status(0).lies > 0)
+    assert three.status(0).last_lie == f"header {tip.height + 1} has too little work"
+    assert three.remote._headers.height == tip.height
+    await three.link(1)
+    await three.link(2)
+    await three.until(lambda: three.remote._headers.height == tip.height + 1)
+
+
+def _has_work(raw):
+    return int.from_bytes(parse_header(raw).hash, "little") < 1 << 255
+
+
+@pytest.mark.parametrize("estimate", [0, 1, 10**12])
+async def test_one_fee_estimate_at_either_end_changes_nothing(three, estimate, autojump_clock):
+    for server, honest in zip(three.servers, (5000, 6000, 7000), strict=True):
+        server.lie = _estimating(honest)
+    assert await three.remote.feerate(6) == 6000
+    three.servers[1].lie = _estimating(estimate)
+    chosen = 5000 if estimate < 5000 else 7000
+    assert await three.remote.feerate(6) == chosen
+    status = three.status(1)
+    assert status.last_disagreement == f"its fee estimate is {estimate} sat/kvB, {chosen} is taken"
+    for server in three.servers:
+        server.lie = _estimating(estimate)
+    assert await three.remote.feerate(6) == (1000 if estimate < 1000 else RemotePolicy().feerate_cap)
+
+
+def _estimating(rate):
+    async def lie(request, answer):
+        return Feerate(request.request, FeeRate(rate)) if isinstance(request, GetFeerate) else answer
+
+    return lie
+
+
+async def test_a_helper_that_lags_is_told_apart_and_not_waited_for(three, kit, autojump_clock):
+    await three.follow()
+    stale = three.chain.index.tip
+
+    async def lie(request, answer):
+        if isinstance(request, GetHeaders):
+            return Headers(request.request, stale.height, b"")
+        if isinstance(request, GetMatches):
+            return Refused(request.request, RefusalCode.UNKNOWN_BLOCK, "no such block in my best chain")
+        return answer
+
+    three.servers[1].lie = lie
+    await three.chain.mine(4, kit.LOCKED)
+    began = trio.current_time()
+    facts = []
+    while not facts:
+        facts += (await three.follower.next()).facts
+    assert facts == [TipChanged()]
+    assert trio.current_time() - began < 10
+    await three.told()
+    status = three.status(1)
+    assert (status.lag, status.lies, status.is_fine) == (4, 0, False)
+    assert three.follower.tip == await three.chain.tip()
+
+
+async def test_a_silent_helper_costs_its_deadline_once_and_is_noted(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    three.servers[0].lie = silent(GetMatches)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    facts = await three.told()
+    height = three.chain.index.tip.height
+    assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) in facts
+    assert three.status(0).silences >= 1
+    assert three.status(0).lies == 0
+
+
+async def test_when_too_few_answer_nothing_is_taken_for_granted(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    three.part(0)
+    three.part(1)
+    await three.chain.mine(1, kit.LOCKED)
+    assert await three.told() == [TipChanged()]
+    assert three.follower.trouble.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
+    assert three.follower.trouble.count("not connected") == 2
+    assert await three.remote.surely_unspent(coin.txid, 0) is None
+    await three.heal(0)
+    height = three.chain.index.tip.height
+    await three.until(lambda: three.status(0).is_fine)
+    assert three.follower.trouble == f"fewer than 2 reliable helpers were asked about block {height} so far"
+    assert await three.told() == []
+    assert three.follower.trouble is None
+    for number in range(3):
+        three.part(number)
+    assert await three.told() == []
+    assert three.follower.trouble.startswith("none of our helpers can be asked: ")
+
+
+async def test_one_that_refuses_to_publish_hinders_nobody(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.settled()
+
+    async def lie(request, answer):
+        return Published(request.request, 2, "min relay fee not met") if isinstance(request, Publish) else answer
+
+    three.servers[0].lie = lie
+    tx = kit.pay([kit.coin(coin)], 1000)
+    result = await three.remote.publish((tx.raw,))
+    assert result.verdict in (Verdict.ACCEPTED, Verdict.KNOWN)
+    assert await three.chain.mempool() == (tx.txid,)
+    words = "it refused to publish what others took: min relay fee not met"
+    assert [each.last_disagreement for each in three.remote.helpers()] == [words, "", ""]
+    three.servers[1].lie = three.servers[2].lie = lie
+    bad = await three.remote.publish((kit.pay([kit.coin(tx)], 1000).raw,))
+    assert (bad.verdict, bad.reason) == (Verdict.REFUSED, "min relay fee not met")
+
+
+async def test_what_liars_only_say_they_published_is_published_when_an_honest_helper_is_back(
+    scene, kit, autojump_clock
+):
+    coin = await scene.confirmed_coin()
+    await scene.begin([scene.chain] * 3)
+    await scene.settled()
+    tx = kit.pay([kit.coin(coin)], 1000)
+    servers, published = scene.servers, []
+
+    async def swallowing(client, request):
+        if isinstance(request, Publish):
+            published.append(request)
+            return Published(request.request, 0, "")
+        return await ChainFactsServer._facts(servers[0], client, request)
+
+    servers[0]._facts = servers[1]._facts = swallowing
+    scene.part(2)
+    assert (await scene.remote.publish((tx.raw,))).verdict is Verdict.ACCEPTED
+    assert (len(published), await scene.chain.mempool()) == (2, ())
+    await scene.heal(2)
+    await scene.settled()
+    await scene.chain.mine(1, kit.LOCKED)
+    await scene.until(lambda: tuple(scene.chain.mempool_now.entries) == (tx.txid,))
+
+
+async def test_with_no_helper_at_all_publishing_says_so(three, kit, autojump_clock):
+    for number in range(3):
+        three.part(number)
+    with pytest.raises(ChainUnavailable, match=r"no helper takes a transaction: .*not connected"):
+        await three.remote.publish((kit.pay([kit.coin(await three.confirmed_coin())], 1000).raw,))
+
+
+async def test_a_spend_that_is_only_claimed_hides_no_output(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    state = await three.remote.confirmed_output(coin.txid, 0)
+    assert state == await three.chain.confirmed_output(coin.txid, 0)
+    assert await three.remote.surely_unspent(coin.txid, 0) == state
+
+    async def lie(request, answer):
+        return Output(request.request, NOBODY, NOBODY, ()) if isinstance(request, GetOutput) else answer
+
+    three.servers[0].lie = lie
+    assert await three.remote.confirmed_output(coin.txid, 0) == state
+    assert await three.remote.surely_unspent(coin.txid, 0) is None  # so the follower reads the blocks
+    words = f"it says, without proof, that output 0 of {shown(coin)} is not unspent"
+    assert [each.last_disagreement for each in three.remote.helpers()] == [words, "", ""]
+    three.watch_spend(coin)
+    assert await three.told() == []
+
+
+async def test_an_output_that_was_never_made_is_not_invented(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.settled()
+    honest = await three.remote.confirmed_output(coin.txid, 0)
+    never = kit.pay([kit.coin(coin)], 1000)
+    tip = three.chain.index.tip.hash
+
+    async def lie(request, answer):
+        if isinstance(request, GetOutput):
+            return Output(request.request, tip, tip, (Proven(1, (NOBODY,), never.raw),))
+        return answer
+
+    three.servers[1].lie = lie
+    assert await three.remote.confirmed_output(never.txid, 0) is None
+    assert three.status(1).last_lie.startswith(f"it showed transaction {shown(never)} as part of block")
+    await three.until(lambda: three.status(1).connected)
+    assert await three.remote.confirmed_output(coin.txid, 0) == honest
+
+
+async def test_bytes_that_are_no_message_end_the_stream_and_nothing_else(three, kit, autojump_clock):
+    await three.follow()
+
+    async def lie(request, answer):
+        if isinstance(request, GetMatches):
+            return wire.News(1, bytes(80))
+        return answer
+
+    three.servers[0].lie = lie
+    await three.chain.mine(1, kit.LOCKED)
+    assert await three.told() == [TipChanged()]
+    assert three.client.counters.handler_errors == 0
+
+
+async def test_a_confirmation_told_by_one_is_told(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    tx = kit.pay([kit.coin(coin)], 1000)
+    three.follower.watch_tx(WatchTx(txid=tx.txid, script=kit.OPEN, from_height=three.chain.index.tip.height))
+    await three.told()
+    three.servers[0].lie = three.servers[1].lie = withholding(Matches)
+    await three.remote.publish((tx.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    height = three.chain.index.tip.height
+    assert (await three.told())[-2:] == [
+        TxConfirmed(txid=tx.txid, height=height, transaction=tx.raw),
+        TipChanged(),
+    ]
