@@ -312,6 +312,23 @@ async def test_an_unconfirmed_spend_that_nobody_signed_is_not_told(three, kit, a
     assert not three.status(0).lies
 
 
+async def test_an_unconfirmed_spend_of_what_nobody_can_show_is_not_told(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    never = kit.pay([kit.coin(coin)], 1000)  # made by nobody: neither in a block nor in a mempool
+    three.watch_spend(never)
+    spend = kit.pay([kit.coin(never)], 1000)
+
+    async def lie(request, answer):
+        return Mempool(answer.request, (spend.raw,)) if isinstance(request, GetMempool) else answer
+
+    three.servers[0].lie = lie
+    assert await three.told() == []
+    await three.chain.mine(1, kit.LOCKED)
+    assert await three.told() == [TipChanged()]
+    assert all(each.is_fine for each in three.remote.helpers())  # for all we know it may be so
+
+
 async def test_a_lighter_fork_is_not_followed_and_its_server_does_not_count(scene, kit, tmp_path, autojump_clock):
     other = KernelChain(tmp_path / "other")
     await scene.nursery.start(scene._run, other.running())
@@ -420,6 +437,13 @@ async def test_a_silent_helper_costs_its_deadline_once_and_is_noted(three, kit, 
     assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) in facts
     assert three.status(0).silences >= 1
     assert three.status(0).lies == 0
+    began = trio.current_time()
+    await three.chain.mine(16, kit.LOCKED)
+    while three.follower.tip != three.chain.index.tip:
+        await three.follower.next()
+    assert trio.current_time() - began < 40  # not ten seconds for each of them
+    three.servers[0].lie = None
+    await three.settled()  # its stream was opened anew, for the old one is stuck
 
 
 async def test_when_too_few_answer_nothing_is_taken_for_granted(three, kit, autojump_clock):
