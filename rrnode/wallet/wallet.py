@@ -488,9 +488,8 @@ class Wallet:
         await trio.to_thread.run_sync(self._release_coins, FEES + purpose)
 
     async def fee_purposes(self) -> tuple[bytes, ...]:
-        """See `FeeWallet`."""
-        with self._lock:
-            return tuple(sorted(each.removeprefix(FEES) for each in self._held.holders() if each.startswith(FEES)))
+        """See `FeeWallet`. In a thread, as everything that needs the lock: who holds it may be waiting for the disk."""
+        return await trio.to_thread.run_sync(self._fee_purposes)
 
     async def change_script(self, purpose: bytes) -> bytes:
         """See `FeeWallet`."""
@@ -542,6 +541,10 @@ class Wallet:
                 FeeCoin(txid=coin.txid, index=coin.index, value=coin.value, script=coin.script)
                 for coin in (*good, *added)
             )
+
+    def _fee_purposes(self) -> tuple[bytes, ...]:
+        with self._lock:
+            return tuple(sorted(each.removeprefix(FEES) for each in self._held.holders() if each.startswith(FEES)))
 
     def _release_coins(self, holder: bytes) -> None:
         with self._lock:

@@ -70,10 +70,10 @@ class Fuse:
         self.blown = True
         if self._after:
             write()
-        try:
-            trio.from_thread.run_sync(self._cut, trio_token=self._token)
-        except RuntimeError:  # a commit in trio's own thread
+        if trio.lowlevel.in_trio_run():
             self._cut()
+        else:  # a worker thread, perhaps holding the wallet's lock: waiting for trio's thread could be for ever
+            self._token.run_sync_soon(self._cut)
         raise PowerCut
 
 
