@@ -16,6 +16,7 @@ ANCHOR_CHILD_WEIGHT = (
     4 * (4 + 1 + 41 + 1 + 31 + 4) + 2 + 1 + FEE_INPUT_WEIGHT
 )  # spends the anchor and one coin, one change
 MAX_STANDARD_V3_WEIGHT = 40_000  # BIP 431: 10,000 virtual bytes
+JOINED_HTLCS = 48  # HTLC transactions that fit into one of that size, with a dozen coins for its fee
 _SWEEP_BASE_WEIGHT = 4 * (4 + 1 + 41 + 1 + 31 + 4) + 2  # one input, one P2WPKH output, marker and flag
 
 
