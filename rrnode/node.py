@@ -637,13 +637,10 @@ class Node:
 
     async def _build_funding(self, order: BuildFunding) -> None:
         self.keep_reserve()
-
-        def build() -> tuple[bytes, int]:
-            return self.wallet.build_funding(order.channel_id, order.script, order.amount, self._feerate)
-
-        self.keep_reserve()
         try:
-            transaction, index = await trio.to_thread.run_sync(build)
+            transaction, index = await trio.to_thread.run_sync(
+                self.wallet.build_funding, order.channel_id, order.script, order.amount, self._feerate
+            )
         except UserError as error:
             self.openings.failed(order.channel_id, str(error), error.hint)
             await self.dispatcher.post(FundingFailed(channel_id=order.channel_id, reason=str(error)))
