@@ -52,7 +52,7 @@ from protocols.payment.events import (
 )
 from protocols.routing.engine import Engine as RoutingEngine
 from protocols.routing.events import LiquidityChanged, OfferArrived, PaymentEnded
-from protocols.units import BlockHeight, FeeRate, Sat, UnixTime
+from protocols.units import BlockHeight, UnixTime
 from protocols.wire.channel import AcceptChannel, Error, OpenChannel
 from rrnode.chain.base import BlockRef, ChainBackend
 from rrnode.chain.broadcaster import Broadcaster
@@ -63,7 +63,7 @@ from rrnode.control.bus import EventBus
 from rrnode.control.convert import forward_step
 from rrnode.control.text import peer_text, txid_text
 from rrnode.dispatcher import Batch, Dispatcher, Halted
-from rrnode.errors import ChainUnavailable, StorageFailed, UserError
+from rrnode.errors import StorageFailed, UserError
 from rrnode.guard import Keeper
 from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
@@ -71,6 +71,7 @@ from rrnode.host.peer_text import join_address
 from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.channels import ChannelService
+from rrnode.services.following import Following
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
 from rrnode.services.openings import Openings
@@ -78,7 +79,7 @@ from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.storage import Store
-from rrnode.wallet import Wallet, catch_up
+from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
@@ -86,13 +87,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
-FLOOR_FEERATE = FeeRate(1000)  # 1 sat/vB, until the chain has told better
-FEE_TARGET = 6  # blocks within which our transactions should confirm
-TROUBLE_EVERY = 2.0  # seconds between two looks whether the chain is still there
-STANDS_STILL = (
-    3.0  # hours without a block after which a chain is not trusted to be the newest; by chance once in 1,000 years
-)
-UNTIMED = frozenset({"regtest"})  # networks whose blocks come when somebody makes them
 SWITCH_ROUTE = 1  # bit of `Hello.switches`
 
 
@@ -150,14 +144,11 @@ class Node:
         self.ended = trio.Event()
         self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
         self.bus = EventBus(parts.clock)
-        self._feerate = FLOOR_FEERATE
         self._neighbours: set[PeerId] = set()
         self._peer_of: dict[ChannelId, PeerId] = {}  # of channels in memory, for when one is forgotten
         self._carried: dict[HtlcRef, PaymentHash] = {}
         self.openings = Openings(self._notify)
         self._change = trio.Event()
-        self._taken_in = BlockHeight(0)
-        self._told_reserve: int | None = None  # what the engine begins with, too
         self._background: trio.Nursery | None = None
 
         loaded = self.store.load()
@@ -182,6 +173,17 @@ class Node:
         )
         self.follower = Follower(self.backend, cursor=cursor)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
+        self.following = Following(
+            settings=settings,
+            backend=self.backend,
+            follower=self.follower,
+            wallet=self.wallet,
+            engine=self.money,
+            dispatcher=self.dispatcher,
+            now=self.now,
+            took_in=self._took_in,
+            alarm=self._alarm,
+        )
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
         routing = RoutingEngine(settings.routing_config(), self.us)
@@ -247,7 +249,7 @@ class Node:
         return UnixTime(int(self.parts.clock()))
 
     def _facts(self) -> Facts:
-        return Facts(now=self.now(), tip=self.follower.height, feerate=self._feerate, entropy=os.urandom(32))
+        return Facts(now=self.now(), tip=self.follower.height, feerate=self.following.feerate, entropy=os.urandom(32))
 
     def is_neighbour(self, peer: PeerId) -> bool:
         """Whether there is a channel, living or about to, with this peer."""
@@ -273,6 +275,11 @@ class Node:
             for known in self.dialer.addresses_of(peer)
         )
 
+    @property
+    def chain_ready(self) -> bool:
+        """Whether the chain is followed now."""
+        return self._background is not None and not self.following.problem
+
     def halted(self) -> str:
         """Why the node takes on nothing new; "" while all is well."""
         return self.dispatcher.halted or ""
@@ -289,11 +296,11 @@ class Node:
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stopping` is set or the node halts; reports started when it listens and follows the chain."""
         async with self.backend.running(), self.host.running():
-            await self._check_chain()
+            await self.following.check()
             try:
                 async with trio.open_nursery() as nursery:
                     self._background = nursery
-                    await nursery.start(self._follow)
+                    await nursery.start(self.following.run)
                     nursery.start_soon(self._dispatch)
                     nursery.start_soon(self._watch_peers)
                     for service in (
@@ -326,7 +333,7 @@ class Node:
         except Halted as error:
             if self.parts.keeper is not None:
                 with suppress(StorageFailed):
-                    self.parts.keeper.beat(self.height, str(error))  # the guard stands in from now on
+                    self.parts.keeper.beat(self.following.height, str(error))  # the guard stands in from now on
             self._alarm(f"the node has halted and takes on nothing new: {error}")
             self._require_background().cancel_scope.cancel()
 
@@ -341,123 +348,12 @@ class Node:
 
     async def _probe(self) -> tuple[int, str]:
         """Once through the engine and the disk, for the heartbeat."""
-        await self.dispatcher.ask(ChainReserveChanged(confirmed_sat=self._told_reserve))
-        return self.height, ""
+        await self.dispatcher.ask(ChainReserveChanged(confirmed_sat=self.following.told_reserve))
+        return self.following.height, ""
 
     def _require_background(self) -> trio.Nursery:
         assert self._background is not None, "the node is not running"
         return self._background
-
-    async def _check_chain(self) -> None:
-        genesis = await self.backend.genesis()
-        if genesis != self.asset:
-            raise UserError(
-                f"the chain at {self.backend.name} is not {self.settings.network.name}",
-                "check chain.url and node.network in the configuration",
-            )
-        self._feerate = await self.backend.feerate(FEE_TARGET)
-
-    # --- following the chain ------------------------------------------------------------------------------------------
-
-    @property
-    def feerate(self) -> FeeRate:
-        """What a transaction should pay now to confirm within a few blocks."""
-        return self._feerate
-
-    @property
-    def height(self) -> BlockHeight:
-        """Height up to which the node has taken in the chain."""
-        return self._taken_in
-
-    @property
-    def chain_problem(self) -> str:
-        """Why the chain cannot be followed now; "" while it can.
-
-        A chain that stands still counts: its node may be syncing or cut off, and what seems to have time left has not.
-        """
-        if self.follower.trouble or self.follower.behind or self.settings.network.name in UNTIMED:
-            return self.follower.trouble or ""
-        if (hours := (self.parts.clock() - self.follower.tip.time) / 3600) < STANDS_STILL:
-            return ""
-        return f"no block came for {hours:.0f} hours: {self.backend.name} may be syncing, or cut off from the network"
-
-    @property
-    def chain_ready(self) -> bool:
-        """Whether the chain is followed now."""
-        return self._background is not None and not self.chain_problem
-
-    async def _follow(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Wallet first, then the channels: a crash in between repeats the batch, and the wallet takes it once."""
-        await self.follower.start()
-        await catch_up(self.wallet, self.backend)
-        known = frozenset(channel.channel_id for channel in self.money.channels())
-        await trio.to_thread.run_sync(self.wallet.release_but, known)
-        self._taken_in = self.follower.height
-        task_status.started()
-        await self._tell_reserve()
-        self._require_background().start_soon(self._watch_trouble)
-        while True:
-            batch = await self.follower.next()
-            concerned = await trio.to_thread.run_sync(self.wallet.take, batch)
-            cursor = (batch.tip.height, batch.tip.hash)
-            if batch.connected:
-                with suppress(ChainUnavailable):
-                    self._feerate = await self.backend.feerate(FEE_TARGET)
-            for fact in batch.facts[:-1]:
-                await self.dispatcher.post(fact)
-            if batch.facts:
-                await self.dispatcher.post(batch.facts[-1], cursor=cursor, before=partial(self._took_in, batch.tip))
-            if batch.connected:
-                await self._publish_own_sends()
-            if concerned or batch.connected or batch.fork is not None:
-                await self._tell_reserve()
-
-    async def _publish_own_sends(self) -> None:
-        """What our owner sent and no block holds yet is told again: mempools forget."""
-        with suppress(ChainUnavailable):
-            for transaction in await trio.to_thread.run_sync(self.wallet.unpublished):
-                await self.backend.publish((transaction,))
-
-    def _took_in(self, tip: BlockRef) -> None:
-        self._taken_in = tip.height
-        self.broadcaster.tip_changed()
-        self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
-        self._notify()
-
-    async def _tell_reserve(self) -> None:
-        """Tell the engine what the wallet could pay fees with (DESIGN 6); None while the chain is away.
-
-        Or while we are behind it: an HTLC that seems to have time left could have expired long ago, and whoever took it
-        on, or released its preimage, would lose it.
-        """
-        confirmed: int | None = None
-        self.keep_reserve()
-        if not self.chain_problem and not self.follower.behind:
-            confirmed = await trio.to_thread.run_sync(self.wallet.confirmed_for_fees)
-        if confirmed != self._told_reserve:
-            self._told_reserve = confirmed
-            await self.dispatcher.post(ChainReserveChanged(confirmed_sat=confirmed))
-
-    def keep_reserve(self) -> None:
-        """Tell the wallet what to hold back: a coin for the end of each channel, and what that would cost now (DESIGN 6).
-
-        To be called right before our own coins are spent: the HTLCs of this moment count.
-        """
-        count = sum(channel.phase is not Phase.CLOSED for channel in self.money.channels())
-        flat = count * self.settings.channels.chain_reserve_sat
-        self.wallet.keep_reserve(Sat(max(flat, self.money.reserve_needed())), coins=count)
-
-    async def _watch_trouble(self) -> None:
-        """A chain that is lost stops forwarding within seconds, and says so (DESIGN 9)."""
-        before = ""
-        while True:
-            await trio.sleep(TROUBLE_EVERY)
-            problem = self.chain_problem
-            if problem != before:
-                before = problem
-                if problem:
-                    self._alarm(f"the chain cannot be followed, nothing new is taken on: {problem}")
-                await self._tell_reserve()
 
     # --- peers --------------------------------------------------------------------------------------------------------
 
@@ -610,6 +506,11 @@ class Node:
 
     # --- waiting for changes ------------------------------------------------------------------------------------------
 
+    def _took_in(self, tip: BlockRef) -> None:
+        self.broadcaster.tip_changed()
+        self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
+        self._notify()
+
     def _notify(self) -> None:
         self._change.set()
         self._change = trio.Event()
@@ -620,7 +521,7 @@ class Node:
 
     async def caught_up(self, height: BlockHeight) -> None:
         """Wait until the node has taken in the chain up to this height."""
-        while self.height < height:
+        while self.following.height < height:
             await self.changed()
 
     # --- the wallet's part in opening ---------------------------------------------------------------------------------
@@ -631,15 +532,15 @@ class Node:
     def _refuses_open(self, peer: PeerId, message: OpenChannel) -> str | None:
         if not self.settings.channels.accept:
             return "this node accepts no channels"
-        if self.chain_problem:
+        if self.following.problem:
             return "this node does not see the chain at the moment"
         return None
 
     async def _build_funding(self, order: BuildFunding) -> None:
-        self.keep_reserve()
+        self.following.keep_reserve()
         try:
             transaction, index = await trio.to_thread.run_sync(
-                self.wallet.build_funding, order.channel_id, order.script, order.amount, self._feerate
+                self.wallet.build_funding, order.channel_id, order.script, order.amount, self.following.feerate
             )
         except UserError as error:
             self.openings.failed(order.channel_id, str(error), error.hint)

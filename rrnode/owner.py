@@ -120,7 +120,7 @@ class Owner:
                 height=node.follower.tip.height,
                 block_hash=txid_text(node.follower.tip.hash),
                 ready=node.chain_ready,
-                problem=node.chain_problem,
+                problem=node.following.problem,
             ),
             peers_connected=len(node.host.connected()),
             channels_open=sum(channel.phase is Phase.OPEN for channel in channels),
@@ -371,9 +371,9 @@ class Owner:
     async def wallet_send(self, address: str, amount_sat: int | None, feerate_sat_per_kvb: int | None) -> m.WalletSent:
         """Send coins on the chain."""
         node = self._node
-        feerate = FeeRate(feerate_sat_per_kvb) if feerate_sat_per_kvb is not None else node.feerate
+        feerate = FeeRate(feerate_sat_per_kvb) if feerate_sat_per_kvb is not None else node.following.feerate
         amount = None if amount_sat is None else Sat(amount_sat)
-        node.keep_reserve()
+        node.following.keep_reserve()
         sent = await trio.to_thread.run_sync(lambda: node.wallet.send(address, amount, feerate))
         try:
             result = await node.backend.publish((sent.transaction,))
