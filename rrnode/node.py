@@ -34,15 +34,13 @@ from protocols.channel.events import (
     WatchOutpoint,
     WatchTx,
 )
-from protocols.channel.state import Channel, Phase, balances, is_usable
 from protocols.facts import Facts
-from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.ids import ChannelId, PeerId
 from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
     ChainReserveChanged,
     DropForward,
     FindOffers,
-    HtlcRef,
     NeighbourLiquidity,
     OffersFound,
     OfferUsed,
@@ -60,7 +58,7 @@ from rrnode.chain.follower import Follower
 from rrnode.config.settings import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
-from rrnode.control.convert import forward_step
+from rrnode.control.convert import channel_event, forward_step
 from rrnode.control.text import peer_text, txid_text
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import StorageFailed, UserError
@@ -74,6 +72,7 @@ from rrnode.services.channels import ChannelService
 from rrnode.services.following import Following
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
+from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
@@ -111,11 +110,6 @@ class Parts:
     keeper: Keeper | None = None
 
 
-def lives(channel: Channel) -> bool:
-    """Whether a channel still needs its neighbour."""
-    return channel.phase not in (Phase.FORCED, Phase.CLOSED)
-
-
 @dataclass(frozen=True, slots=True)
 class _News:
     """Something for followers, told once what it rests on is on disk."""
@@ -144,9 +138,6 @@ class Node:
         self.ended = trio.Event()
         self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
         self.bus = EventBus(parts.clock)
-        self._neighbours: set[PeerId] = set()
-        self._peer_of: dict[ChannelId, PeerId] = {}  # of channels in memory, for when one is forgotten
-        self._carried: dict[HtlcRef, PaymentHash] = {}
         self.openings = Openings(self._notify)
         self._change = trio.Event()
         self._background: trio.Nursery | None = None
@@ -162,8 +153,7 @@ class Node:
             config=settings.engine_config(),
         )
         self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
-        self._peer_of = {channel.channel_id: channel.peer for channel in self.money.channels()}
-        self._neighbours = {channel.peer for channel in self.money.channels() if lives(channel)}
+        self.neighbours = Neighbours(self.money, gained=self._neighbour_gained, lost=self._neighbour_lost)
         self.dispatcher = Dispatcher(
             handle=self._handle,
             commit=self._commit,
@@ -193,7 +183,7 @@ class Node:
             epoch=os.urandom(16),
             routes=settings.roles.route,
             now=self.now,
-            is_neighbour=self.is_neighbour,
+            is_neighbour=self.neighbours.__contains__,
             subscriptions=self._subscription_effect,
             offer_arrived=self._offer_arrived,
         )
@@ -205,7 +195,7 @@ class Node:
                 answer=routing.answer,
                 now=self.now,
                 most=settings.limits.max_clients,
-                is_neighbour=self.is_neighbour,
+                is_neighbour=self.neighbours.__contains__,
             )
         self.subscribed = SubscriptionClient(
             host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
@@ -213,7 +203,7 @@ class Node:
         self.channels = ChannelService(
             host=self.host,
             post=self.dispatcher.post,
-            is_neighbour=self.is_neighbour,
+            is_neighbour=self.neighbours.__contains__,
             fresh_keys=self._fresh_keys,
             refuses_open=self._refuses_open,
             error_received=self.openings.failed,
@@ -223,7 +213,7 @@ class Node:
             host=self.host,
             take=self._take_initialization,
             attaches_to=self.is_our_server,
-            hands_to=self.is_neighbour,
+            hands_to=self.neighbours.__contains__,
             throw_away=parts.throw_away,
         )
         self.paying = Paying(
@@ -251,10 +241,6 @@ class Node:
     def _facts(self) -> Facts:
         return Facts(now=self.now(), tip=self.follower.height, feerate=self.following.feerate, entropy=os.urandom(32))
 
-    def is_neighbour(self, peer: PeerId) -> bool:
-        """Whether there is a channel, living or about to, with this peer."""
-        return peer in self._neighbours
-
     def is_our_server(self, peer: PeerId) -> bool:
         """Whether we subscribe at this peer and can be reached through it: a neighbour that routes, while we do not."""
         link = self.host.connected().get(peer)
@@ -262,7 +248,7 @@ class Node:
             not self.settings.roles.route
             and link is not None
             and bool(link.switches & SWITCH_ROUTE)
-            and self.is_neighbour(peer)
+            and peer in self.neighbours
         )
 
     def reachable_at(self) -> tuple[str, ...]:
@@ -358,7 +344,7 @@ class Node:
     # --- peers --------------------------------------------------------------------------------------------------------
 
     async def _watch_peers(self) -> None:
-        for peer in self._neighbours:
+        for peer in self.neighbours:
             self.dialer.want(peer)
         for address in self.settings.host.keep:
             self.dialer.want(self.dialer.name(address, Source.USER))
@@ -387,7 +373,7 @@ class Node:
         for effect in batch.stores:
             if isinstance(effect, StoreChannel) and effect.replaces is not None:
                 self.openings.renamed(effect.replaces, effect.channel.channel_id)
-                self._peer_of.pop(effect.replaces, None)
+                self.neighbours.renamed(effect.replaces)
         self.store.commit(batch.stores, batch.journal, batch.cursor)
 
     def _handle(self, event: Any, facts: Facts) -> list[Any]:
@@ -469,40 +455,20 @@ class Node:
         self.bus.publish(m.AlarmRaised(channel_id=channel_id.hex() if channel_id else "", text=text))
 
     def _channel_changed(self, channel_id: ChannelId) -> None:
+        self.neighbours.changed(channel_id)
         channel = self.money.channel(channel_id)
-        if channel is None:
-            forgotten = self._peer_of.pop(channel_id, None)
-            if forgotten is not None:
-                self._maybe_no_neighbour(forgotten)
-        else:
-            self._peer_of[channel_id] = channel.peer
-            if lives(channel):
-                if channel.peer not in self._neighbours:
-                    self._neighbours.add(channel.peer)
-                    self.routing.sessions.check(channel.peer)
-                    self.channels.sessions.check(channel.peer)
-                    self.subscribed.sessions.check(channel.peer)
-                    self.initializations.attachments.check(channel.peer)
-            else:
-                self._maybe_no_neighbour(channel.peer)
-            info = balances(channel)
-            self.bus.publish(
-                m.ChannelEvent(
-                    channel_id=channel_id.hex(),
-                    peer_id=peer_text(channel.peer),
-                    phase=channel.phase.name.lower(),
-                    usable=is_usable(channel),
-                    ours_msat=info.ours,
-                    theirs_msat=info.theirs,
-                    text=channel.failure or channel.phase.value,
-                )
-            )
+        if channel is not None:
+            self.bus.publish(channel_event(channel))
         self._notify()
 
-    def _maybe_no_neighbour(self, peer: PeerId) -> None:
-        if not any(lives(channel) for channel in self.money.channels() if channel.peer == peer):
-            self._neighbours.discard(peer)
-            self.routing.forget(peer)
+    def _neighbour_gained(self, peer: PeerId) -> None:
+        self.routing.sessions.check(peer)
+        self.channels.sessions.check(peer)
+        self.subscribed.sessions.check(peer)
+        self.initializations.attachments.check(peer)
+
+    def _neighbour_lost(self, peer: PeerId) -> None:
+        self.routing.forget(peer)
 
     # --- waiting for changes ------------------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from rrnode.control import models as m
 from rrnode.control.convert import payment_info, promise_info
 from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
-from rrnode.node import Node, lives
+from rrnode.node import Node
+from rrnode.services.neighbours import lives
 from rrnode.version import VERSION
 
 LINK_WITHIN = 15.0  # seconds for a channel's stream to stand once the peer is linked

@@ -1,5 +1,6 @@
-"""From the engines' words to the API's: payments, promises and offers as models (see `models` for the text forms)."""
+"""From the engines' words to the API's: channels, payments, promises, offers as models (text forms: see `models`)."""
 
+from protocols.channel.state import Channel, balances, is_usable
 from protocols.ids import PaymentHash
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
 from protocols.payment.payer import failure_words
@@ -38,6 +39,20 @@ _PROMISE_PHASE = {
     PromisePhase.CLAIMED: "claimed",
     PromisePhase.EXPIRED: "expired",
 }
+
+
+def channel_event(channel: Channel) -> m.ChannelEvent:
+    """A channel that has changed."""
+    held = balances(channel)
+    return m.ChannelEvent(
+        channel_id=channel.channel_id.hex(),
+        peer_id=peer_text(channel.peer),
+        phase=channel.phase.name.lower(),
+        usable=is_usable(channel),
+        ours_msat=held.ours,
+        theirs_msat=held.theirs,
+        text=channel.failure or channel.phase.value,
+    )
 
 
 def payment_info(payment: Payment) -> m.PaymentInfo:
