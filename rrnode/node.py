@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,8 +21,6 @@ from protocols.channel.events import (
     BuildFunding,
     ChannelChanged,
     CloseRequested,
-    FundingBuilt,
-    FundingFailed,
     MessageReceived,
     Publish,
     PublishWithChild,
@@ -61,7 +58,7 @@ from rrnode.control.bus import EventBus
 from rrnode.control.convert import channel_event, forward_step
 from rrnode.control.text import peer_text, txid_text
 from rrnode.dispatcher import Batch, Dispatcher, Halted
-from rrnode.errors import StorageFailed, UserError
+from rrnode.errors import StorageFailed
 from rrnode.guard import Keeper
 from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
@@ -70,6 +67,7 @@ from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.channels import ChannelService
 from rrnode.services.following import Following
+from rrnode.services.funding import Funding
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
 from rrnode.services.neighbours import Neighbours
@@ -174,6 +172,9 @@ class Node:
             took_in=self._took_in,
             alarm=self._alarm,
         )
+        self.funding = Funding(
+            wallet=self.wallet, following=self.following, dispatcher=self.dispatcher, openings=self.openings
+        )
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
         routing = RoutingEngine(settings.routing_config(), self.us)
@@ -204,7 +205,7 @@ class Node:
             host=self.host,
             post=self.dispatcher.post,
             is_neighbour=self.neighbours.__contains__,
-            fresh_keys=self._fresh_keys,
+            fresh_keys=self.funding.fresh_keys,
             refuses_open=self._refuses_open,
             error_received=self.openings.failed,
             link_changed=self._notify,
@@ -428,16 +429,15 @@ class Node:
             case _News():
                 self.bus.publish(effect.event)
             case _UnusedKeys():
-                give_back = partial(self.wallet.give_back_key_index, effect.key_index)
-                self._require_background().start_soon(trio.to_thread.run_sync, give_back)
+                self._require_background().start_soon(self.funding.give_back_keys, effect.key_index)
             case PaymentChanged():
                 self.paying.payment_changed(effect)
             case PromiseChanged():
                 self.paying.promise_changed(effect)
             case BuildFunding():
-                self._require_background().start_soon(self._build_funding, effect)
+                self._require_background().start_soon(self.funding.build, effect)
             case ReleaseFunding():
-                self._require_background().start_soon(self._release_funding, effect.channel_id)
+                self._require_background().start_soon(self.funding.release, effect.channel_id)
             case Publish() | PublishWithChild() | PublishWithInputs():
                 self.broadcaster.take(effect)
             case WatchTx():
@@ -490,10 +490,7 @@ class Node:
         while self.following.height < height:
             await self.changed()
 
-    # --- the wallet's part in opening ---------------------------------------------------------------------------------
-
-    async def _fresh_keys(self) -> int:
-        return await trio.to_thread.run_sync(self.wallet.reserve_key_index)
+    # --- what the services ask ----------------------------------------------------------------------------------------
 
     def _refuses_open(self, peer: PeerId, message: OpenChannel) -> str | None:
         if not self.settings.channels.accept:
@@ -501,20 +498,6 @@ class Node:
         if self.following.problem:
             return "this node does not see the chain at the moment"
         return None
-
-    async def _build_funding(self, order: BuildFunding) -> None:
-        self.following.keep_reserve()
-        try:
-            transaction, index = await trio.to_thread.run_sync(
-                self.wallet.build_funding, order.channel_id, order.script, order.amount, self.following.feerate
-            )
-        except UserError as error:
-            self.openings.failed(order.channel_id, str(error), error.hint)
-            await self.dispatcher.post(FundingFailed(channel_id=order.channel_id, reason=str(error)))
-            return
-        await self.dispatcher.post(
-            FundingBuilt(channel_id=order.channel_id, transaction=transaction, output_index=index)
-        )
 
     def _subscription_effect(self, effect: SubscriptionEffect) -> None:
         if self.subscriptions is not None:
@@ -525,6 +508,3 @@ class Node:
 
     async def _take_initialization(self, sealed: bytes, sender: bytes) -> None:
         await self.paying.take(sealed, sender)
-
-    async def _release_funding(self, channel_id: ChannelId) -> None:
-        await trio.to_thread.run_sync(self.wallet.release, channel_id)
