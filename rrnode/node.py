@@ -46,7 +46,7 @@ from protocols.payment.events import (
     StoreForward,
 )
 from protocols.routing.engine import Engine as RoutingEngine
-from protocols.routing.events import LiquidityChanged, OfferArrived, PaymentEnded
+from protocols.routing.events import LiquidityChanged, PaymentEnded
 from protocols.units import BlockHeight, UnixTime
 from protocols.wire.channel import AcceptChannel, Error, OpenChannel
 from rrnode.chain.base import BlockRef, ChainBackend
@@ -151,7 +151,9 @@ class Node:
             config=settings.engine_config(),
         )
         self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
-        self.neighbours = Neighbours(self.money, gained=self._neighbour_gained, lost=self._neighbour_lost)
+        self.neighbours = Neighbours(
+            self.money, gained=self._neighbour_gained, lost=lambda peer: self.routing.forget(peer)
+        )
         self.dispatcher = Dispatcher(
             handle=self._handle,
             commit=self._commit,
@@ -186,7 +188,7 @@ class Node:
             now=self.now,
             is_neighbour=self.neighbours.__contains__,
             subscriptions=self._subscription_effect,
-            offer_arrived=self._offer_arrived,
+            offer_arrived=lambda arrived: self.paying.offer_arrived(arrived),
         )
         self.subscriptions: SubscriptionServer | None = None
         if settings.roles.route:
@@ -212,7 +214,7 @@ class Node:
         )
         self.initializations = InitializationService(
             host=self.host,
-            take=self._take_initialization,
+            take=lambda sealed, sender: self.paying.take(sealed, sender),
             attaches_to=self.is_our_server,
             hands_to=self.neighbours.__contains__,
             throw_away=parts.throw_away,
@@ -358,15 +360,6 @@ class Node:
                         self.bus.publish(m.PeerEvent(peer_id=peer_text(peer), connected=False, reason=reason))
                 self._notify()
 
-    async def keep(self, peer: PeerId, address: str) -> None:
-        """Stay connected with this peer."""
-        self.dialer.name(address, Source.USER)
-        self.dialer.want(peer)
-
-    async def unkeep(self, peer: PeerId) -> None:
-        """Stop redialling this peer."""
-        self.dialer.unwant(peer)
-
     # --- the dispatcher's hands ---------------------------------------------------------------------------------------
 
     def _commit(self, batch: Batch) -> None:
@@ -467,9 +460,6 @@ class Node:
         self.subscribed.sessions.check(peer)
         self.initializations.attachments.check(peer)
 
-    def _neighbour_lost(self, peer: PeerId) -> None:
-        self.routing.forget(peer)
-
     # --- waiting for changes ------------------------------------------------------------------------------------------
 
     def _took_in(self, tip: BlockRef) -> None:
@@ -502,9 +492,3 @@ class Node:
     def _subscription_effect(self, effect: SubscriptionEffect) -> None:
         if self.subscriptions is not None:
             self.subscriptions.perform(effect)
-
-    def _offer_arrived(self, arrived: OfferArrived) -> None:
-        self.paying.offer_arrived(arrived)
-
-    async def _take_initialization(self, sealed: bytes, sender: bytes) -> None:
-        await self.paying.take(sealed, sender)

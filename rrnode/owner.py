@@ -21,6 +21,7 @@ from rrnode.control import models as m
 from rrnode.control.convert import payment_info, promise_info
 from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
+from rrnode.host.dialer import Source
 from rrnode.node import Node
 from rrnode.services.neighbours import lives
 from rrnode.version import VERSION
@@ -200,13 +201,14 @@ class Owner:
             peer = await node.host.dial(address)
         except Unreachable as error:
             raise UserError(str(error), "check the address, and that the other node runs") from None
-        await node.keep(peer, address)
+        node.dialer.name(address, Source.USER)
+        node.dialer.want(peer)
         return peer
 
     async def disconnect(self, peer: PeerId) -> None:
         """End the link and stop redialling."""
         node = self._node
-        await node.unkeep(peer)
+        node.dialer.unwant(peer)
         await node.host.disconnect(peer, "its owner asked for it")
 
     # --- channels -----------------------------------------------------------------------------------------------------
