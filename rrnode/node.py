@@ -35,7 +35,6 @@ from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId
 from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
-    ChainReserveChanged,
     DropForward,
     FindOffers,
     NeighbourLiquidity,
@@ -337,7 +336,7 @@ class Node:
 
     async def _probe(self) -> tuple[int, str]:
         """Once through the engine and the disk, for the heartbeat."""
-        await self.dispatcher.ask(ChainReserveChanged(confirmed_sat=self.following.told_reserve))
+        await self.dispatcher.ask(self.following.reserve)
         return self.following.height, ""
 
     def _require_background(self) -> trio.Nursery:

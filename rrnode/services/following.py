@@ -43,7 +43,7 @@ class Following:
     Attributes:
         height: up to which the node has taken in the chain; `follower` may be ahead.
         feerate: what a transaction should pay now to confirm within a few blocks.
-        told_reserve: what the engine knows of the wallet's confirmed coins.
+        reserve: what the engine was told last of the wallet's confirmed coins.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Following:
         self._now, self._tell_tip, self._alarm = now, took_in, alarm
         self.height = BlockHeight(0)
         self.feerate = FLOOR_FEERATE
-        self.told_reserve: int | None = None  # what the engine begins with, too
+        self.reserve = ChainReserveChanged(confirmed_sat=None, coins=0)  # what the engine begins with, too
 
     @property
     def problem(self) -> str:
@@ -136,22 +136,27 @@ class Following:
         Or while we are behind it: an HTLC that seems to have time left could have expired long ago, and whoever took it
         on, or released its preimage, would lose it.
         """
-        confirmed: int | None = None
+        reserve = ChainReserveChanged(confirmed_sat=None, coins=0)
         self.keep_reserve()
         if not self.problem and not self._follower.behind:
-            confirmed = await trio.to_thread.run_sync(self._wallet.confirmed_for_fees)
-        if confirmed != self.told_reserve:
-            self.told_reserve = confirmed
-            await self._dispatcher.post(ChainReserveChanged(confirmed_sat=confirmed))
+            reserve = await trio.to_thread.run_sync(self._count_reserve)
+        if reserve != self.reserve:
+            self.reserve = reserve
+            await self._dispatcher.post(reserve)
+
+    def _count_reserve(self) -> ChainReserveChanged:
+        wallet = self._wallet
+        return ChainReserveChanged(confirmed_sat=wallet.confirmed_for_fees(), coins=wallet.coins_for_fees())
 
     def keep_reserve(self) -> None:
-        """Tell the wallet what to hold back: a coin for the end of each channel, and what that would cost now (DESIGN 6).
+        """Tell the wallet what to hold back: coins for the end of each channel, and what that would cost now (DESIGN 6).
 
         To be called right before our own coins are spent: the HTLCs of this moment count.
         """
         count = sum(channel.phase is not Phase.CLOSED for channel in self._engine.channels())
         flat = count * self._settings.channels.chain_reserve_sat
-        self._wallet.keep_reserve(Sat(max(flat, self._engine.reserve_needed())), coins=count)
+        coins = max(count, self._engine.coins_needed())
+        self._wallet.keep_reserve(Sat(max(flat, self._engine.reserve_needed())), coins=coins)
 
     async def _watch_trouble(self) -> None:
         """A chain that is lost stops forwarding within seconds, and says so (DESIGN 9)."""

@@ -307,13 +307,19 @@ class Wallet:
         Coins set aside for a close under way count: the channel that they close still counts as one to be paid for.
         """
         with self._lock:
-            return Sat(
-                sum(
-                    coin.value
-                    for coin in self._ledger.coins()
-                    if self._is_mature(coin) and not self._held.is_for_funding(coin.outpoint)
-                )
-            )
+            return Sat(sum(self._values_for_fees()))
+
+    def coins_for_fees(self) -> int:
+        """How many of these are large enough to pay for a transaction by themselves."""
+        with self._lock:
+            return sum(value >= SMALLEST_FEE_COIN for value in self._values_for_fees())
+
+    def _values_for_fees(self) -> list[Sat]:
+        return [
+            coin.value
+            for coin in self._ledger.coins()
+            if self._is_mature(coin) and not self._held.is_for_funding(coin.outpoint)
+        ]
 
     def _is_mature(self, coin: Coin) -> bool:
         return self._ledger.is_mature(coin, self._tip())

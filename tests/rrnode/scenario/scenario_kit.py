@@ -220,7 +220,7 @@ class Actor:
     async def takes_new_things_at(self, height: BlockHeight) -> None:
         """Wait until it has taken in the chain and its engine knows that it may take on new things (again)."""
         await self.node.caught_up(height)
-        while self.node.following.told_reserve in (None, -1):  # noqa: ASYNC110 (not told yet, or behind: nobody is told)
+        while self.node.following.reserve.confirmed_sat in (None, -1):  # noqa: ASYNC110 (not told yet, or behind: nobody is told)
             await trio.sleep(0.01)
         await self.node._probe()
 
