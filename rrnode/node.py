@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,8 +21,6 @@ from protocols.channel.events import (
     BuildFunding,
     ChannelChanged,
     CloseRequested,
-    FundingBuilt,
-    FundingFailed,
     MessageReceived,
     Publish,
     PublishWithChild,
@@ -34,15 +31,12 @@ from protocols.channel.events import (
     WatchOutpoint,
     WatchTx,
 )
-from protocols.channel.state import Channel, Phase, balances, is_usable
 from protocols.facts import Facts
-from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.ids import ChannelId, PeerId
 from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
-    ChainReserveChanged,
     DropForward,
     FindOffers,
-    HtlcRef,
     NeighbourLiquidity,
     OffersFound,
     OfferUsed,
@@ -51,8 +45,8 @@ from protocols.payment.events import (
     StoreForward,
 )
 from protocols.routing.engine import Engine as RoutingEngine
-from protocols.routing.events import LiquidityChanged, OfferArrived, PaymentEnded
-from protocols.units import BlockHeight, FeeRate, Sat, UnixTime
+from protocols.routing.events import LiquidityChanged, PaymentEnded
+from protocols.units import BlockHeight, UnixTime
 from protocols.wire.channel import AcceptChannel, Error, OpenChannel
 from rrnode.chain.base import BlockRef, ChainBackend
 from rrnode.chain.broadcaster import Broadcaster
@@ -60,10 +54,10 @@ from rrnode.chain.follower import Follower
 from rrnode.config.settings import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
-from rrnode.control.convert import forward_step
+from rrnode.control.convert import channel_event, forward_step
 from rrnode.control.text import peer_text, txid_text
 from rrnode.dispatcher import Batch, Dispatcher, Halted
-from rrnode.errors import ChainUnavailable, StorageFailed, UserError
+from rrnode.errors import StorageFailed
 from rrnode.guard import Keeper
 from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
@@ -71,14 +65,17 @@ from rrnode.host.peer_text import join_address
 from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.channels import ChannelService
+from rrnode.services.following import Following
+from rrnode.services.funding import Funding
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
+from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.storage import Store
-from rrnode.wallet import Wallet, catch_up
+from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
@@ -86,13 +83,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
-FLOOR_FEERATE = FeeRate(1000)  # 1 sat/vB, until the chain has told better
-FEE_TARGET = 6  # blocks within which our transactions should confirm
-TROUBLE_EVERY = 2.0  # seconds between two looks whether the chain is still there
-STANDS_STILL = (
-    3.0  # hours without a block after which a chain is not trusted to be the newest; by chance once in 1,000 years
-)
-UNTIMED = frozenset({"regtest"})  # networks whose blocks come when somebody makes them
 SWITCH_ROUTE = 1  # bit of `Hello.switches`
 
 
@@ -115,11 +105,6 @@ class Parts:
     throw_away: Callable[[], AbstractAsyncContextManager[Host]]
     clock: Callable[[], float]
     keeper: Keeper | None = None
-
-
-def lives(channel: Channel) -> bool:
-    """Whether a channel still needs its neighbour."""
-    return channel.phase not in (Phase.FORCED, Phase.CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +135,8 @@ class Node:
         self.ended = trio.Event()
         self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
         self.bus = EventBus(parts.clock)
-        self._feerate = FLOOR_FEERATE
-        self._neighbours: set[PeerId] = set()
-        self._peer_of: dict[ChannelId, PeerId] = {}  # of channels in memory, for when one is forgotten
-        self._carried: dict[HtlcRef, PaymentHash] = {}
         self.openings = Openings(self._notify)
         self._change = trio.Event()
-        self._taken_in = BlockHeight(0)
-        self._told_reserve: int | None = None  # what the engine begins with, too
         self._background: trio.Nursery | None = None
 
         loaded = self.store.load()
@@ -171,8 +150,9 @@ class Node:
             config=settings.engine_config(),
         )
         self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
-        self._peer_of = {channel.channel_id: channel.peer for channel in self.money.channels()}
-        self._neighbours = {channel.peer for channel in self.money.channels() if lives(channel)}
+        self.neighbours = Neighbours(
+            self.money, gained=self._neighbour_gained, lost=lambda peer: self.routing.forget(peer)
+        )
         self.dispatcher = Dispatcher(
             handle=self._handle,
             commit=self._commit,
@@ -182,6 +162,20 @@ class Node:
         )
         self.follower = Follower(self.backend, cursor=cursor, interests=self.wallet.interests)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
+        self.following = Following(
+            settings=settings,
+            backend=self.backend,
+            follower=self.follower,
+            wallet=self.wallet,
+            engine=self.money,
+            dispatcher=self.dispatcher,
+            now=self.now,
+            took_in=self._took_in,
+            alarm=self._alarm,
+        )
+        self.funding = Funding(
+            wallet=self.wallet, following=self.following, dispatcher=self.dispatcher, openings=self.openings
+        )
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
         routing = RoutingEngine(settings.routing_config(), self.us)
@@ -191,9 +185,9 @@ class Node:
             epoch=os.urandom(16),
             routes=settings.roles.route,
             now=self.now,
-            is_neighbour=self.is_neighbour,
+            is_neighbour=self.neighbours.__contains__,
             subscriptions=self._subscription_effect,
-            offer_arrived=self._offer_arrived,
+            offer_arrived=lambda arrived: self.paying.offer_arrived(arrived),
         )
         self.subscriptions: SubscriptionServer | None = None
         if settings.roles.route:
@@ -203,7 +197,7 @@ class Node:
                 answer=routing.answer,
                 now=self.now,
                 most=settings.limits.max_clients,
-                is_neighbour=self.is_neighbour,
+                is_neighbour=self.neighbours.__contains__,
             )
         self.subscribed = SubscriptionClient(
             host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
@@ -211,17 +205,17 @@ class Node:
         self.channels = ChannelService(
             host=self.host,
             post=self.dispatcher.post,
-            is_neighbour=self.is_neighbour,
-            fresh_keys=self._fresh_keys,
+            is_neighbour=self.neighbours.__contains__,
+            fresh_keys=self.funding.fresh_keys,
             refuses_open=self._refuses_open,
             error_received=self.openings.failed,
             link_changed=self._notify,
         )
         self.initializations = InitializationService(
             host=self.host,
-            take=self._take_initialization,
+            take=lambda sealed, sender: self.paying.take(sealed, sender),
             attaches_to=self.is_our_server,
-            hands_to=self.is_neighbour,
+            hands_to=self.neighbours.__contains__,
             throw_away=parts.throw_away,
         )
         self.paying = Paying(
@@ -247,11 +241,7 @@ class Node:
         return UnixTime(int(self.parts.clock()))
 
     def _facts(self) -> Facts:
-        return Facts(now=self.now(), tip=self.follower.height, feerate=self._feerate, entropy=os.urandom(32))
-
-    def is_neighbour(self, peer: PeerId) -> bool:
-        """Whether there is a channel, living or about to, with this peer."""
-        return peer in self._neighbours
+        return Facts(now=self.now(), tip=self.follower.height, feerate=self.following.feerate, entropy=os.urandom(32))
 
     def is_our_server(self, peer: PeerId) -> bool:
         """Whether we subscribe at this peer and can be reached through it: a neighbour that routes, while we do not."""
@@ -260,7 +250,7 @@ class Node:
             not self.settings.roles.route
             and link is not None
             and bool(link.switches & SWITCH_ROUTE)
-            and self.is_neighbour(peer)
+            and peer in self.neighbours
         )
 
     def reachable_at(self) -> tuple[str, ...]:
@@ -272,6 +262,11 @@ class Node:
             for peer in sorted(self.initializations.standing)
             for known in self.dialer.addresses_of(peer)
         )
+
+    @property
+    def chain_ready(self) -> bool:
+        """Whether the chain is followed now."""
+        return self._background is not None and not self.following.problem
 
     def halted(self) -> str:
         """Why the node takes on nothing new; "" while all is well."""
@@ -289,11 +284,11 @@ class Node:
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stopping` is set or the node halts; reports started when it listens and follows the chain."""
         async with self.backend.running(), self.host.running():
-            await self._check_chain()
+            await self.following.check()
             try:
                 async with trio.open_nursery() as nursery:
                     self._background = nursery
-                    await nursery.start(self._follow)
+                    await nursery.start(self.following.run)
                     nursery.start_soon(self._dispatch)
                     nursery.start_soon(self._watch_peers)
                     for service in (
@@ -326,7 +321,7 @@ class Node:
         except Halted as error:
             if self.parts.keeper is not None:
                 with suppress(StorageFailed):
-                    self.parts.keeper.beat(self.height, str(error))  # the guard stands in from now on
+                    self.parts.keeper.beat(self.following.height, str(error))  # the guard stands in from now on
             self._alarm(f"the node has halted and takes on nothing new: {error}")
             self._require_background().cancel_scope.cancel()
 
@@ -341,128 +336,17 @@ class Node:
 
     async def _probe(self) -> tuple[int, str]:
         """Once through the engine and the disk, for the heartbeat."""
-        await self.dispatcher.ask(ChainReserveChanged(confirmed_sat=self._told_reserve))
-        return self.height, ""
+        await self.dispatcher.ask(self.following.reserve)
+        return self.following.height, ""
 
     def _require_background(self) -> trio.Nursery:
         assert self._background is not None, "the node is not running"
         return self._background
 
-    async def _check_chain(self) -> None:
-        genesis = await self.backend.genesis()
-        if genesis != self.asset:
-            raise UserError(
-                f"the chain at {self.backend.name} is not {self.settings.network.name}",
-                "check chain.url and node.network in the configuration",
-            )
-        self._feerate = await self.backend.feerate(FEE_TARGET)
-
-    # --- following the chain ------------------------------------------------------------------------------------------
-
-    @property
-    def feerate(self) -> FeeRate:
-        """What a transaction should pay now to confirm within a few blocks."""
-        return self._feerate
-
-    @property
-    def height(self) -> BlockHeight:
-        """Height up to which the node has taken in the chain."""
-        return self._taken_in
-
-    @property
-    def chain_problem(self) -> str:
-        """Why the chain cannot be followed now; "" while it can.
-
-        A chain that stands still counts: its node may be syncing or cut off, and what seems to have time left has not.
-        """
-        if self.follower.trouble or self.follower.behind or self.settings.network.name in UNTIMED:
-            return self.follower.trouble or ""
-        if (hours := (self.parts.clock() - self.follower.tip.time) / 3600) < STANDS_STILL:
-            return ""
-        return f"no block came for {hours:.0f} hours: {self.backend.name} may be syncing, or cut off from the network"
-
-    @property
-    def chain_ready(self) -> bool:
-        """Whether the chain is followed now."""
-        return self._background is not None and not self.chain_problem
-
-    async def _follow(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Wallet first, then the channels: a crash in between repeats the batch, and the wallet takes it once."""
-        await self.follower.start()
-        await catch_up(self.wallet, self.backend)
-        known = frozenset(channel.channel_id for channel in self.money.channels())
-        await trio.to_thread.run_sync(self.wallet.release_but, known)
-        self._taken_in = self.follower.height
-        task_status.started()
-        await self._tell_reserve()
-        self._require_background().start_soon(self._watch_trouble)
-        while True:
-            batch = await self.follower.next()
-            concerned = await trio.to_thread.run_sync(self.wallet.take, batch)
-            cursor = (batch.tip.height, batch.tip.hash)
-            if batch.connected:
-                with suppress(ChainUnavailable):
-                    self._feerate = await self.backend.feerate(FEE_TARGET)
-            for fact in batch.facts[:-1]:
-                await self.dispatcher.post(fact)
-            if batch.facts:
-                await self.dispatcher.post(batch.facts[-1], cursor=cursor, before=partial(self._took_in, batch.tip))
-            if batch.connected:
-                await self._publish_own_sends()
-            if concerned or batch.connected or batch.fork is not None:
-                await self._tell_reserve()
-
-    async def _publish_own_sends(self) -> None:
-        """What our owner sent and no block holds yet is told again: mempools forget."""
-        with suppress(ChainUnavailable):
-            for transaction in await trio.to_thread.run_sync(self.wallet.unpublished):
-                await self.backend.publish((transaction,))
-
-    def _took_in(self, tip: BlockRef) -> None:
-        self._taken_in = tip.height
-        self.broadcaster.tip_changed()
-        self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
-        self._notify()
-
-    async def _tell_reserve(self) -> None:
-        """Tell the engine what the wallet could pay fees with (DESIGN 6); None while the chain is away.
-
-        Or while we are behind it: an HTLC that seems to have time left could have expired long ago, and whoever took it
-        on, or released its preimage, would lose it.
-        """
-        confirmed: int | None = None
-        self.keep_reserve()
-        if not self.chain_problem and not self.follower.behind:
-            confirmed = await trio.to_thread.run_sync(self.wallet.confirmed_for_fees)
-        if confirmed != self._told_reserve:
-            self._told_reserve = confirmed
-            await self.dispatcher.post(ChainReserveChanged(confirmed_sat=confirmed))
-
-    def keep_reserve(self) -> None:
-        """Tell the wallet what to hold back: a coin for the end of each channel, and what that would cost now (DESIGN 6).
-
-        To be called right before our own coins are spent: the HTLCs of this moment count.
-        """
-        count = sum(channel.phase is not Phase.CLOSED for channel in self.money.channels())
-        flat = count * self.settings.channels.chain_reserve_sat
-        self.wallet.keep_reserve(Sat(max(flat, self.money.reserve_needed())), coins=count)
-
-    async def _watch_trouble(self) -> None:
-        """A chain that is lost stops forwarding within seconds, and says so (DESIGN 9)."""
-        before = ""
-        while True:
-            await trio.sleep(TROUBLE_EVERY)
-            problem = self.chain_problem
-            if problem != before:
-                before = problem
-                if problem:
-                    self._alarm(f"the chain cannot be followed, nothing new is taken on: {problem}")
-                await self._tell_reserve()
-
     # --- peers --------------------------------------------------------------------------------------------------------
 
     async def _watch_peers(self) -> None:
-        for peer in self._neighbours:
+        for peer in self.neighbours:
             self.dialer.want(peer)
         for address in self.settings.host.keep:
             self.dialer.want(self.dialer.name(address, Source.USER))
@@ -475,15 +359,6 @@ class Node:
                         self.bus.publish(m.PeerEvent(peer_id=peer_text(peer), connected=False, reason=reason))
                 self._notify()
 
-    async def keep(self, peer: PeerId, address: str) -> None:
-        """Stay connected with this peer."""
-        self.dialer.name(address, Source.USER)
-        self.dialer.want(peer)
-
-    async def unkeep(self, peer: PeerId) -> None:
-        """Stop redialling this peer."""
-        self.dialer.unwant(peer)
-
     # --- the dispatcher's hands ---------------------------------------------------------------------------------------
 
     def _commit(self, batch: Batch) -> None:
@@ -491,7 +366,7 @@ class Node:
         for effect in batch.stores:
             if isinstance(effect, StoreChannel) and effect.replaces is not None:
                 self.openings.renamed(effect.replaces, effect.channel.channel_id)
-                self._peer_of.pop(effect.replaces, None)
+                self.neighbours.renamed(effect.replaces)
         self.store.commit(batch.stores, batch.journal, batch.cursor)
 
     def _handle(self, event: Any, facts: Facts) -> list[Any]:
@@ -546,16 +421,15 @@ class Node:
             case _News():
                 self.bus.publish(effect.event)
             case _UnusedKeys():
-                give_back = partial(self.wallet.give_back_key_index, effect.key_index)
-                self._require_background().start_soon(trio.to_thread.run_sync, give_back)
+                self._require_background().start_soon(self.funding.give_back_keys, effect.key_index)
             case PaymentChanged():
                 self.paying.payment_changed(effect)
             case PromiseChanged():
                 self.paying.promise_changed(effect)
             case BuildFunding():
-                self._require_background().start_soon(self._build_funding, effect)
+                self._require_background().start_soon(self.funding.build, effect)
             case ReleaseFunding():
-                self._require_background().start_soon(self._release_funding, effect.channel_id)
+                self._require_background().start_soon(self.funding.release, effect.channel_id)
             case Publish() | PublishWithChild() | PublishWithInputs():
                 self.broadcaster.take(effect)
             case WatchTx():
@@ -573,42 +447,24 @@ class Node:
         self.bus.publish(m.AlarmRaised(channel_id=channel_id.hex() if channel_id else "", text=text))
 
     def _channel_changed(self, channel_id: ChannelId) -> None:
+        self.neighbours.changed(channel_id)
         channel = self.money.channel(channel_id)
-        if channel is None:
-            forgotten = self._peer_of.pop(channel_id, None)
-            if forgotten is not None:
-                self._maybe_no_neighbour(forgotten)
-        else:
-            self._peer_of[channel_id] = channel.peer
-            if lives(channel):
-                if channel.peer not in self._neighbours:
-                    self._neighbours.add(channel.peer)
-                    self.routing.sessions.check(channel.peer)
-                    self.channels.sessions.check(channel.peer)
-                    self.subscribed.sessions.check(channel.peer)
-                    self.initializations.attachments.check(channel.peer)
-            else:
-                self._maybe_no_neighbour(channel.peer)
-            info = balances(channel)
-            self.bus.publish(
-                m.ChannelEvent(
-                    channel_id=channel_id.hex(),
-                    peer_id=peer_text(channel.peer),
-                    phase=channel.phase.name.lower(),
-                    usable=is_usable(channel),
-                    ours_msat=info.ours,
-                    theirs_msat=info.theirs,
-                    text=channel.failure or channel.phase.value,
-                )
-            )
+        if channel is not None:
+            self.bus.publish(channel_event(channel))
         self._notify()
 
-    def _maybe_no_neighbour(self, peer: PeerId) -> None:
-        if not any(lives(channel) for channel in self.money.channels() if channel.peer == peer):
-            self._neighbours.discard(peer)
-            self.routing.forget(peer)
+    def _neighbour_gained(self, peer: PeerId) -> None:
+        self.routing.sessions.check(peer)
+        self.channels.sessions.check(peer)
+        self.subscribed.sessions.check(peer)
+        self.initializations.attachments.check(peer)
 
     # --- waiting for changes ------------------------------------------------------------------------------------------
+
+    def _took_in(self, tip: BlockRef) -> None:
+        self.broadcaster.tip_changed()
+        self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
+        self._notify()
 
     def _notify(self) -> None:
         self._change.set()
@@ -620,47 +476,18 @@ class Node:
 
     async def caught_up(self, height: BlockHeight) -> None:
         """Wait until the node has taken in the chain up to this height."""
-        while self.height < height:
+        while self.following.height < height:
             await self.changed()
 
-    # --- the wallet's part in opening ---------------------------------------------------------------------------------
-
-    async def _fresh_keys(self) -> int:
-        return await trio.to_thread.run_sync(self.wallet.reserve_key_index)
+    # --- what the services ask ----------------------------------------------------------------------------------------
 
     def _refuses_open(self, peer: PeerId, message: OpenChannel) -> str | None:
         if not self.settings.channels.accept:
             return "this node accepts no channels"
-        if self.chain_problem:
+        if self.following.problem:
             return "this node does not see the chain at the moment"
         return None
-
-    async def _build_funding(self, order: BuildFunding) -> None:
-        self.keep_reserve()
-
-        def build() -> tuple[bytes, int]:
-            return self.wallet.build_funding(order.channel_id, order.script, order.amount, self._feerate)
-
-        self.keep_reserve()
-        try:
-            transaction, index = await trio.to_thread.run_sync(build)
-        except UserError as error:
-            self.openings.failed(order.channel_id, str(error), error.hint)
-            await self.dispatcher.post(FundingFailed(channel_id=order.channel_id, reason=str(error)))
-            return
-        await self.dispatcher.post(
-            FundingBuilt(channel_id=order.channel_id, transaction=transaction, output_index=index)
-        )
 
     def _subscription_effect(self, effect: SubscriptionEffect) -> None:
         if self.subscriptions is not None:
             self.subscriptions.perform(effect)
-
-    def _offer_arrived(self, arrived: OfferArrived) -> None:
-        self.paying.offer_arrived(arrived)
-
-    async def _take_initialization(self, sealed: bytes, sender: bytes) -> None:
-        await self.paying.take(sealed, sender)
-
-    async def _release_funding(self, channel_id: ChannelId) -> None:
-        await trio.to_thread.run_sync(self.wallet.release, channel_id)

@@ -21,7 +21,9 @@ from rrnode.control import models as m
 from rrnode.control.convert import payment_info, promise_info
 from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
-from rrnode.node import Node, lives
+from rrnode.host.dialer import Source
+from rrnode.node import Node
+from rrnode.services.neighbours import lives
 from rrnode.version import VERSION
 
 LINK_WITHIN = 15.0  # seconds for a channel's stream to stand once the peer is linked
@@ -120,7 +122,7 @@ class Owner:
                 height=node.follower.tip.height,
                 block_hash=txid_text(node.follower.tip.hash),
                 ready=node.chain_ready,
-                problem=node.chain_problem,
+                problem=node.following.problem,
             ),
             peers_connected=len(node.host.connected()),
             channels_open=sum(channel.phase is Phase.OPEN for channel in channels),
@@ -199,13 +201,14 @@ class Owner:
             peer = await node.host.dial(address)
         except Unreachable as error:
             raise UserError(str(error), "check the address, and that the other node runs") from None
-        await node.keep(peer, address)
+        node.dialer.name(address, Source.USER)
+        node.dialer.want(peer)
         return peer
 
     async def disconnect(self, peer: PeerId) -> None:
         """End the link and stop redialling."""
         node = self._node
-        await node.unkeep(peer)
+        node.dialer.unwant(peer)
         await node.host.disconnect(peer, "its owner asked for it")
 
     # --- channels -----------------------------------------------------------------------------------------------------
@@ -371,9 +374,9 @@ class Owner:
     async def wallet_send(self, address: str, amount_sat: int | None, feerate_sat_per_kvb: int | None) -> m.WalletSent:
         """Send coins on the chain."""
         node = self._node
-        feerate = FeeRate(feerate_sat_per_kvb) if feerate_sat_per_kvb is not None else node.feerate
+        feerate = FeeRate(feerate_sat_per_kvb) if feerate_sat_per_kvb is not None else node.following.feerate
         amount = None if amount_sat is None else Sat(amount_sat)
-        node.keep_reserve()
+        node.following.keep_reserve()
         sent = await trio.to_thread.run_sync(lambda: node.wallet.send(address, amount, feerate))
         try:
             result = await node.backend.publish((sent.transaction,))

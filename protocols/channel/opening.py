@@ -4,6 +4,7 @@ Source: BOLT 2, "Channel Establishment"; DESIGN 6. Before funding_created nothin
 """
 
 from dataclasses import replace
+from typing import Any
 
 from protocols.channel.commitments import build_ours, build_theirs, signed
 from protocols.channel.events import (
@@ -67,6 +68,26 @@ def our_terms(config: ChannelConfig, capacity: Sat, keys: ChannelKeys) -> Terms:
         max_accepted_htlcs=min(config.max_accepted_htlcs, MAX_HTLCS),
         shutdown_script=payout_script(keys.payment_basepoint),
     )
+
+
+def _announcement(terms: Terms, keys: ChannelKeys) -> dict[str, Any]:
+    """The fields that open_channel and accept_channel share, as we fill them; the other way round is `_announced`."""
+    points = keys.points
+    return {
+        "dust_limit_sat": terms.dust_limit,
+        "max_htlc_value_in_flight_msat": terms.max_in_flight,
+        "channel_reserve_sat": terms.reserve,
+        "htlc_minimum_msat": terms.htlc_minimum,
+        "to_self_delay": terms.to_self_delay,
+        "max_accepted_htlcs": terms.max_accepted_htlcs,
+        "funding_pubkey": points.funding_pubkey,
+        "revocation_basepoint": points.revocation,
+        "payment_basepoint": points.payment,
+        "delayed_payment_basepoint": points.delayed_payment,
+        "htlc_basepoint": points.htlc,
+        "first_per_commitment_point": keys.per_commitment_point(0),
+        "shutdown_script": terms.shutdown_script,
+    }
 
 
 def _announced(message: OpenChannel | AcceptChannel) -> tuple[Terms, BasePoints]:
@@ -162,25 +183,12 @@ def request(event: OpenRequested, env: Env) -> Step:
         connected=True,
         reestablished=True,
     )
-    points = keys.points
     message = OpenChannel(
         chain=env.asset,
         temporary_channel_id=event.temporary_id,
         funding_sat=event.capacity,
         push_msat=event.push,
-        dust_limit_sat=terms.dust_limit,
-        max_htlc_value_in_flight_msat=terms.max_in_flight,
-        channel_reserve_sat=terms.reserve,
-        htlc_minimum_msat=terms.htlc_minimum,
-        to_self_delay=terms.to_self_delay,
-        max_accepted_htlcs=terms.max_accepted_htlcs,
-        funding_pubkey=points.funding_pubkey,
-        revocation_basepoint=points.revocation,
-        payment_basepoint=points.payment,
-        delayed_payment_basepoint=points.delayed_payment,
-        htlc_basepoint=points.htlc,
-        first_per_commitment_point=keys.per_commitment_point(0),
-        shutdown_script=terms.shutdown_script,
+        **_announcement(terms, keys),
     )
     return store(channel, SendMessage(peer=event.peer, message=message), ChannelChanged(channel_id=channel.channel_id))
 
@@ -303,23 +311,10 @@ def open_received(peer: PeerId, message: OpenChannel, key_index: int | None, env
         connected=True,
         reestablished=True,
     )
-    own = keys.points
     answer = AcceptChannel(
         temporary_channel_id=message.temporary_channel_id,
-        dust_limit_sat=terms.dust_limit,
-        max_htlc_value_in_flight_msat=terms.max_in_flight,
-        channel_reserve_sat=terms.reserve,
-        htlc_minimum_msat=terms.htlc_minimum,
         minimum_depth=config.funding_depth,
-        to_self_delay=terms.to_self_delay,
-        max_accepted_htlcs=terms.max_accepted_htlcs,
-        funding_pubkey=own.funding_pubkey,
-        revocation_basepoint=own.revocation,
-        payment_basepoint=own.payment,
-        delayed_payment_basepoint=own.delayed_payment,
-        htlc_basepoint=own.htlc,
-        first_per_commitment_point=keys.per_commitment_point(0),
-        shutdown_script=terms.shutdown_script,
+        **_announcement(terms, keys),
     )
     return keep(channel, SendMessage(peer=peer, message=answer))
 

@@ -16,12 +16,30 @@ ANCHOR_CHILD_WEIGHT = (
     4 * (4 + 1 + 41 + 1 + 31 + 4) + 2 + 1 + FEE_INPUT_WEIGHT
 )  # spends the anchor and one coin, one change
 MAX_STANDARD_V3_WEIGHT = 40_000  # BIP 431: 10,000 virtual bytes
+JOINED_HTLCS = 48  # HTLC transactions that fit into one of that size, with a dozen coins for its fee
+OTHER_OUTPUTS = 3  # of a commitment: to_local, to_remote and the anchor
 _SWEEP_BASE_WEIGHT = 4 * (4 + 1 + 41 + 1 + 31 + 4) + 2  # one input, one P2WPKH output, marker and flag
 
 
 def sweep_vbytes(witness: int) -> int:
     """Virtual bytes of a sweep with one input, whose witness takes `witness` bytes, to one P2WPKH output."""
     return weight_to_vbytes(_SWEEP_BASE_WEIGHT + witness)
+
+
+def close_steps(received: int, offered: int, expiries: int) -> int:
+    """Transactions bound to a deadline that resolve a commitment of ours with HTLC outputs (DESIGN 6).
+
+    The commitment with its child, what claims the received ones, and one for each expiry of those offered, since HTLC
+    transactions of one nLockTime can be one.
+
+    Args:
+        received, offered: HTLCs with an output.
+        expiries: how many different ones the offered have.
+    """
+    if not received and not offered:
+        return 0
+    groups = -(-(received + offered + OTHER_OUTPUTS) // JOINED_HTLCS)  # joined are those that lie near each other
+    return 1 + min(received, groups) + min(offered, expiries + groups - 1)
 
 
 def close_reserve(htlcs: int, feerate: FeeRate) -> Sat:

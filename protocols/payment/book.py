@@ -36,14 +36,15 @@ from protocols.channel.events import (
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, is_usable, receivable, spendable
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId, Txid
-from protocols.onchain.weights import close_reserve
+from protocols.onchain.weights import close_reserve, close_steps
 from protocols.payment.config import EngineConfig
 from protocols.routing.events import Liquidity
-from protocols.units import AssetId, FeeRate, Msat, Sat, floor_to_sat, to_msat
+from protocols.units import AssetId, BlockHeight, FeeRate, Msat, Sat, to_msat
 from protocols.wire.channel import AcceptChannel, Error, FundingCreated, OpenChannel, Warn
 
 ALL_CHANNELS = ChannelId(bytes(32))  # BOLT 1: an error for the peer, not for one channel
 SMALLEST_OUTPUT = Sat(330)  # no HTLC below it can ever be an output, whatever dust limits were agreed (BOLT 3)
+_OUTPUT_MSAT = to_msat(SMALLEST_OUTPUT)
 
 
 class ChannelRules(Protocol):
@@ -77,10 +78,11 @@ class Book:
         self._dirty: dict[ChannelId, None] = {}  # changed since the last Flush: only these can have something to sign
         self._touched: dict[PeerId, None] = {}
         self._told: dict[PeerId, tuple[Liquidity, ...]] = {}
-        self._needs: dict[ChannelId, int] = {}  # satoshi to pay for each channel's end on the chain
-        self._need = 0  # their sum
+        self._ends: dict[ChannelId, tuple[int, int]] = {}  # satoshi and steps of each channel's end on the chain
+        self._need = self._steps = 0  # their sums
         self._feerate = FeeRate(0)
         self._confirmed: int | None = None
+        self._coins = 0
         for channel in channels:
             self._put(self._rules.loaded(channel))
 
@@ -142,10 +144,10 @@ class Book:
 
     # --- the chain reserve (DESIGN 6) -------------------------------------------------------------------------------
 
-    def reserve_is(self, confirmed: int | None) -> None:
-        """Confirmed satoshi for fees; None: the chain does not answer."""
+    def reserve_is(self, confirmed: int | None, coins: int) -> None:
+        """Confirmed satoshi for fees, and in how many coins; None: the chain does not answer."""
         before = self.covered, self._confirmed is None
-        self._confirmed = confirmed
+        self._confirmed, self._coins = confirmed, coins
         if (self.covered, confirmed is None) != before:
             self._touched.update(dict.fromkeys(self._by_peer))
 
@@ -156,19 +158,51 @@ class Book:
 
     @property
     def covered(self) -> bool:
-        """Whether we could pay for the end of every channel on the chain, with the HTLCs in it."""
-        return self._confirmed is not None and self._confirmed >= self._need
+        """Whether we could pay for the end of every channel on the chain, with the HTLCs in it, before any deadline."""
+        return self._suffices(self._need, self._steps)
+
+    def _suffices(self, need: int, steps: int) -> bool:
+        return self._confirmed is not None and self._confirmed >= need and self._coins >= self._coins_for(steps)
+
+    def _coins_for(self, steps: int) -> int:
+        return -(-steps // self._config.steps_per_coin)
+
+    @property
+    def coins_needed(self) -> int:
+        """Coins that could carry, each one step after the other, all channels to their end at once."""
+        return self._coins_for(self._steps)
 
     def _weigh(self, channel: Channel) -> None:
-        """What the end of this channel would cost at the feerate of now: every HTLC with an output needs coins of its own,
-        or a peer could fill a channel with HTLCs that nobody can afford to claim."""
-        was_covered, need = self.covered, 0
+        """What the end of this channel would cost at the feerate of now: every HTLC with an output counts, or a peer could
+        fill a channel with HTLCs that nobody can afford to claim."""
+        was_covered = self.covered
+        self._forget_end(channel.channel_id)
         if _is_guarded(channel):
-            outputs = sum(htlc.amount >= to_msat(SMALLEST_OUTPUT) for htlc in channel.htlcs)
-            need = max(self._config.chain_reserve, close_reserve(outputs, self._feerate))
-        self._need += need - self._needs.get(channel.channel_id, 0)
-        self._needs[channel.channel_id] = need
+            need, steps = self._ends[channel.channel_id] = self._end_of(channel)
+            self._need, self._steps = self._need + need, self._steps + steps
         self._covers(was_covered)
+
+    def _end_of(self, channel: Channel, adding: BlockHeight | None = None) -> tuple[int, int]:
+        """Satoshi and deadline-bound steps of a channel's end, perhaps with one more HTLC of ours that expires then."""
+        expiries = set[BlockHeight]()
+        outputs = offered = 0
+        for htlc in channel.htlcs:
+            if htlc.amount >= _OUTPUT_MSAT:
+                outputs += 1
+                if htlc.ours:
+                    offered += 1
+                    expiries.add(htlc.expiry)
+        if adding is not None:
+            outputs, offered = outputs + 1, offered + 1
+            expiries.add(adding)
+        need = max(self._config.chain_reserve, close_reserve(outputs, self._feerate))
+        # Of more different expiries than that, not all can be due at once.
+        due = min(len(expiries), self._config.channel.settle_margin)
+        return need, close_steps(outputs - offered, offered, due)
+
+    def _forget_end(self, channel_id: ChannelId) -> None:
+        need, steps = self._ends.pop(channel_id, (0, 0))
+        self._need, self._steps = self._need - need, self._steps - steps
 
     def _covers(self, before: bool) -> None:
         """Neighbours are told what they can carry whenever it changes whether we may hold anything."""
@@ -182,16 +216,29 @@ class Book:
                 self._weigh(channel)
 
     def may_hold(self, amount: Msat) -> bool:
-        """Whether one more HTLC of this amount may be offered or taken: what can never be an output needs no reserve."""
+        """Whether an HTLC of this amount may be held: what can never be an output needs no reserve."""
         if self._confirmed is None:
             return False
-        return self.covered or floor_to_sat(amount) < SMALLEST_OUTPUT
+        return self.covered or amount < _OUTPUT_MSAT
+
+    def may_offer(self, channel: Channel, amount: Msat, expiry: BlockHeight) -> bool:
+        """Whether one more HTLC of ours may be added to a channel: it would still be covered with it."""
+        if self._confirmed is None or amount < _OUTPUT_MSAT:
+            return self._confirmed is not None
+        need, steps = self._end_of(channel, adding=expiry)
+        before = self._ends.get(channel.channel_id, (0, 0))
+        return self._suffices(self._need - before[0] + need, self._steps - before[1] + steps)
 
     @property
     def why_not(self) -> str:
         """Why nothing may be held now, for people."""
         if self._confirmed is None:
             return "The chain does not answer, and without it no payment can be made safely; see: rrnode status"
+        if self._confirmed >= self._need:
+            return (
+                f"To bring all that this node holds to its end on the chain takes {self.coins_needed + 1} separate coins with "
+                f"one more payment, and it has {self._coins}. Send another coin to: rrnode wallet address"
+            )
         return (
             f"This node keeps {self._need:,} confirmed sat to pay for the end of its channels on the chain, and has "
             f"{self._confirmed:,}. Send coins to: rrnode wallet address"
@@ -200,7 +247,7 @@ class Book:
     def _bounded(self, room: Msat) -> Msat:
         if self._confirmed is None:
             return Msat(0)
-        return room if self.covered else Msat(min(room, to_msat(SMALLEST_OUTPUT) - 1))
+        return room if self.covered else Msat(min(room, _OUTPUT_MSAT - 1))
 
     # --- applying events --------------------------------------------------------------------------------------------
 
@@ -334,7 +381,7 @@ class Book:
     def _drop(self, channel: Channel) -> None:
         channel_id, was_covered = channel.channel_id, self.covered
         del self._channels[channel_id]
-        self._need -= self._needs.pop(channel_id)
+        self._forget_end(channel_id)
         self._dirty.pop(channel_id, None)
         peers = self._by_peer[channel.peer]
         del peers[channel_id]

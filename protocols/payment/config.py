@@ -18,6 +18,8 @@ class EngineConfig:
     slack_span: how many different slacks there are; the random part hides how far away the payee is.
     max_attempts: HTLCs that one payment may lock one after the other; each failed one may have cost hours.
     chain_reserve: confirmed satoshi that must be there per live channel before an HTLC is offered or taken (DESIGN 6).
+    steps_per_coin: deadline-bound transactions that one confirmed coin can carry one after the other before it is too late:
+        three blocks for each within `settle_margin`.
     max_channels: channels that live at once; each costs memory, disk and a look per block.
     max_channels_per_peer: likewise of one peer, so that one peer cannot use up `max_channels`.
     max_opening_per_peer: of these, channels that a peer opens and has not got confirmed: they cost it nothing yet.
@@ -32,6 +34,7 @@ class EngineConfig:
     slack_span: int = 6
     max_attempts: int = 10
     chain_reserve: Sat = Sat(10_000)
+    steps_per_coin: int = 6
     max_channels: int = 1000
     max_channels_per_peer: int = 32
     max_opening_per_peer: int = 4

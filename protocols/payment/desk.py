@@ -82,9 +82,10 @@ class Desk:
     ) -> HtlcRef | Refusal:
         """Lock an HTLC to the neighbour who made this offer, over whichever channel takes it."""
         refusal = Refusal.NOT_OPEN
-        if not self.book.may_hold(kept.amount.msat):
-            return Refusal.NO_CHAIN_RESERVE
         for channel in self.book.carriers(kept.neighbour, kept.amount.asset, kept.amount.msat):
+            if not self.book.may_offer(channel, kept.amount.msat, expiry):
+                refusal = Refusal.NO_CHAIN_RESERVE
+                continue
             offer = OfferHtlc(
                 channel_id=channel.channel_id,
                 reference=reference,

@@ -115,6 +115,10 @@ class Engine:
         """Confirmed satoshi that the end of every channel on the chain would take now, the HTLCs in them included."""
         return self._book.need
 
+    def coins_needed(self) -> int:
+        """In how many coins that reserve has to be, at the least."""
+        return self._book.coins_needed
+
     def most_receivable(self, asset: AssetId) -> Msat:
         """The largest HTLC that any neighbour could offer us now."""
         return self._book.most(asset, ours=False)
@@ -136,8 +140,8 @@ class Engine:
                 self._taking.promised(event, facts)
             case OffersFound():
                 self._offers(event, facts)
-            case ChainReserveChanged(confirmed_sat=confirmed):
-                self._book.reserve_is(confirmed)
+            case ChainReserveChanged(confirmed_sat=confirmed, coins=coins):
+                self._book.reserve_is(confirmed, coins)
             case _:
                 for channel_id in self._book.targets(event):
                     self._desk.step(channel_id, event, facts)

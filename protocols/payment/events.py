@@ -196,9 +196,14 @@ class ChainReserveChanged:
     """Confirmed coins that the wallet holds for fees; None: the chain does not answer, so nothing new is taken on.
 
     Told at every start before HTLCs can move, and whenever it changes.
+
+    Attributes:
+        confirmed_sat: satoshi in them together.
+        coins: how many they are: unconfirmed change cannot pay (BIP 431), so each carries one transaction at a time.
     """
 
     confirmed_sat: int | None
+    coins: int
 
 
 PaymentEvent = (

@@ -1,17 +1,18 @@
 """Transactions that pay for others: an anchor's child, and an HTLC transaction with coins added. Pure; nothing is signed here.
 
-Source: BIP 431 (a child of at most 1000 virtual bytes), BOLT 3 `zero_fee_commitments` (SINGLE | ANYONECANPAY: input and
-output 0 stay as they are).
+Source: BIP 431 (a child of at most 1000 virtual bytes), BOLT 3 `zero_fee_commitments` (SINGLE | ANYONECANPAY: input i and
+output i stay together).
 """
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from protocols.errors import MisuseError
 from protocols.onchain.weights import FEE_INPUT_WEIGHT
 from protocols.units import Sat, weight_to_vbytes
 from rrnode.chain.fees import FeeCoin
-from rrnode.chain.parse import Tx, compact_size, outpoint
+from rrnode.chain.parse import Tx, compact_size, outpoint, parse_transaction
 
 VERSION = 3
 REPLACEABLE = 0xFFFFFFFD
@@ -45,7 +46,7 @@ def child_vbytes(coins: int) -> int:
 
 
 def bumped_vbytes(transaction: Tx, coins: int) -> int:
-    """Size of an HTLC transaction once so many coins and change are added."""
+    """Size of HTLC transactions joined in one, once so many coins and change are added."""
     return weight_to_vbytes(transaction.weight + coins * FEE_INPUT_WEIGHT + _CHANGE_WEIGHT)
 
 
@@ -90,8 +91,24 @@ def build_child(
     return Unsigned(raw=raw, coins=coins, fee=Sat(paid), vbytes=child_vbytes(len(coins)))
 
 
+def joined(transactions: Sequence[Tx]) -> Tx:
+    """One transaction with the inputs and outputs of all, in this order: for those signed SINGLE | ANYONECANPAY.
+
+    Raises:
+        MisuseError: they differ in version or nLockTime, which the signatures cover.
+    """
+    first = transactions[0]
+    if len(transactions) == 1:
+        return first
+    if any((each.version, each.lock_time) != (first.version, first.lock_time) for each in transactions):
+        raise MisuseError("transactions of different version or nLockTime cannot be one")
+    inputs = [pair for each in transactions for pair in zip(each.prevouts, each.sequences, each.witnesses, strict=True)]
+    outputs = [(output.value, output.script) for each in transactions for output in each.outputs]
+    return parse_transaction(_serialized(first.version, inputs, outputs, first.lock_time))
+
+
 def add_inputs(transaction: Tx, coins: tuple[FeeCoin, ...], change: bytes, fee: Sat, *, least: Sat) -> Unsigned | None:
-    """The transaction with coins added behind its input and change behind its output; None when they do not pay `least`.
+    """The transaction with coins added behind its inputs and change behind its outputs; None when they do not pay `least`.
 
     What would be dust as change goes to the fee.
     """

@@ -90,6 +90,10 @@ class FeePolicy:
         most = max(Sat(stake // self.stake_share), fee_for(vbytes, self.floor))
         return min(fee_for(vbytes, rate), most)
 
+    def is_worth(self, vbytes: int, rate: FeeRate, stake: Sat) -> bool:
+        """Whether a fee at this rate is within the share of what is at stake."""
+        return fee_for(vbytes, rate) <= stake // self.stake_share
+
     def worth_replacing(self, old_fee: Sat, old_vbytes: int, new_fee: Sat, new_vbytes: int) -> bool:
         """Whether the new one pays enough more, per byte and in sum, to be taken for the old one and to be worth it."""
         enough = new_fee >= old_fee + fee_for(new_vbytes, self.floor)

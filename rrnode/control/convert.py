@@ -1,9 +1,10 @@
-"""From the engines' words to the API's: payments, promises and offers as models (see `models` for the text forms)."""
+"""From the engines' words to the API's: channels, payments, promises, offers as models (text forms: see `models`)."""
 
+from protocols.channel.state import Channel, balances, is_usable
 from protocols.ids import PaymentHash
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
+from protocols.payment.payer import failure_words
 from protocols.routing.events import KeptOffer, OfferArrived
-from protocols.wire.channel import FailureCode
 from rrnode.control import models as m
 from rrnode.control.text import peer_text
 
@@ -15,27 +16,6 @@ def fee_ppm(fee_msat: int, amount_msat: int) -> int:
     return -(-fee_msat * PPM // amount_msat) if amount_msat else 0
 
 
-_FAILURE = {
-    FailureCode.UNKNOWN_HASH: "the neighbour holds no offer for it",
-    FailureCode.AMOUNT_TOO_LOW: "the amount was below the neighbour's offer",
-    FailureCode.EXPIRY_TOO_SOON: "the lock would have expired too soon for the neighbour",
-    FailureCode.EXPIRY_TOO_FAR: "the lock would have expired too far in the future for the neighbour",
-    FailureCode.DUPLICATE_HASH: "the neighbour carries a payment with this hash already",
-    FailureCode.DOWNSTREAM_FAILED: "every way onward from the neighbour failed",
-    FailureCode.OFFER_EXPIRED: "the neighbour's offer had expired",
-    FailureCode.NODE_BUSY: "the neighbour is busy",
-    FailureCode.CHANNEL_CLOSING: "a channel on the way is being closed",
-    FailureCode.TIMED_OUT: "it timed out on the way",
-    FailureCode.ALREADY_PAID: "it was paid already",
-    FailureCode.INTERNAL: "the neighbour had a fault of its own",
-}
-
-
-def failure_text(code: FailureCode | int) -> str:
-    """A failure code in words."""
-    return next((text for known, text in _FAILURE.items() if known == code), f"failure code {int(code)}")
-
-
 def attempt_info(attempt: Attempt, amount_msat: int) -> m.AttemptInfo:
     """`amount_msat` is what the payee is to receive; the rest of the attempt is fees."""
     return m.AttemptInfo(
@@ -44,7 +24,7 @@ def attempt_info(attempt: Attempt, amount_msat: int) -> m.AttemptInfo:
         amount_msat=attempt.amount,
         fee_msat=attempt.amount - amount_msat,
         expiry_height=attempt.expiry,
-        failure="" if attempt.failure is None else failure_text(attempt.failure),
+        failure="" if attempt.failure is None else failure_words(attempt.failure),
     )
 
 
@@ -59,6 +39,20 @@ _PROMISE_PHASE = {
     PromisePhase.CLAIMED: "claimed",
     PromisePhase.EXPIRED: "expired",
 }
+
+
+def channel_event(channel: Channel) -> m.ChannelEvent:
+    """A channel that has changed."""
+    held = balances(channel)
+    return m.ChannelEvent(
+        channel_id=channel.channel_id.hex(),
+        peer_id=peer_text(channel.peer),
+        phase=channel.phase.name.lower(),
+        usable=is_usable(channel),
+        ours_msat=held.ours,
+        theirs_msat=held.theirs,
+        text=channel.failure or channel.phase.value,
+    )
 
 
 def payment_info(payment: Payment) -> m.PaymentInfo:

@@ -48,7 +48,7 @@ from protocols.wire.init import DeliveryCode
 from rrnode.config.settings import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
-from rrnode.control.convert import failure_text, offer_seen
+from rrnode.control.convert import offer_seen
 from rrnode.control.text import peer_text
 from rrnode.errors import StorageFailed, Unreachable, UserError
 from rrnode.services.initialization import NotTaken
@@ -386,7 +386,7 @@ class Paying:
                         payment_hash=hash_text,
                         attempt=number,
                         neighbour=peer_text(attempt.neighbour),
-                        reason=failure_text(attempt.failure),
+                        reason=payer.failure_words(attempt.failure),
                         after_ms=after_ms,
                     )
                 )

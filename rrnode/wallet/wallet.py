@@ -314,13 +314,19 @@ class Wallet:
         Coins set aside for a close under way count: the channel that they close still counts as one to be paid for.
         """
         with self._lock:
-            return Sat(
-                sum(
-                    coin.value
-                    for coin in self._ledger.coins()
-                    if self._is_mature(coin) and not self._held.is_for_funding(coin.outpoint)
-                )
-            )
+            return Sat(sum(self._values_for_fees()))
+
+    def coins_for_fees(self) -> int:
+        """How many of these are large enough to pay for a transaction by themselves."""
+        with self._lock:
+            return sum(value >= SMALLEST_FEE_COIN for value in self._values_for_fees())
+
+    def _values_for_fees(self) -> list[Sat]:
+        return [
+            coin.value
+            for coin in self._ledger.coins()
+            if self._is_mature(coin) and not self._held.is_for_funding(coin.outpoint)
+        ]
 
     def _is_mature(self, coin: Coin) -> bool:
         return self._ledger.is_mature(coin, self._tip())
@@ -495,9 +501,8 @@ class Wallet:
         await trio.to_thread.run_sync(self._release_coins, FEES + purpose)
 
     async def fee_purposes(self) -> tuple[bytes, ...]:
-        """See `FeeWallet`."""
-        with self._lock:
-            return tuple(sorted(each.removeprefix(FEES) for each in self._held.holders() if each.startswith(FEES)))
+        """See `FeeWallet`. In a thread, as everything that needs the lock: who holds it may be waiting for the disk."""
+        return await trio.to_thread.run_sync(self._fee_purposes)
 
     async def change_script(self, purpose: bytes) -> bytes:
         """See `FeeWallet`."""
@@ -549,6 +554,10 @@ class Wallet:
                 FeeCoin(txid=coin.txid, index=coin.index, value=coin.value, script=coin.script)
                 for coin in (*good, *added)
             )
+
+    def _fee_purposes(self) -> tuple[bytes, ...]:
+        with self._lock:
+            return tuple(sorted(each.removeprefix(FEES) for each in self._held.holders() if each.startswith(FEES)))
 
     def _release_coins(self, holder: bytes) -> None:
         with self._lock:

@@ -230,7 +230,7 @@ class Node:
         effects: list[Effect] = []
         self._unfold(self.money.resume(self.facts()), effects)
         self._finish(effects)
-        self.batch(ChainReserveChanged(confirmed_sat=self.reserve))
+        self.batch(ChainReserveChanged(confirmed_sat=self.reserve, coins=100))
         return effects
 
     def _handle(self, event: Any) -> list[Effect]:
@@ -358,7 +358,7 @@ class Network:
         self._later: deque[tuple[Node, Any]] = deque()
         self._bundles: deque[tuple[PeerId, PeerId, BundleReceived]] = deque()
         for node in self.nodes.values():
-            node.batch(ChainReserveChanged(confirmed_sat=node.reserve))
+            node.batch(ChainReserveChanged(confirmed_sat=node.reserve, coins=100))
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]

@@ -38,3 +38,14 @@ def test_reserve_grows_with_htlcs_and_feerate() -> None:
     one, many = weights.close_reserve(1, FeeRate(1_000)), weights.close_reserve(10, FeeRate(1_000))
     assert weights.close_reserve(0, FeeRate(1_000)) < one < many
     assert 2 * many - 2 <= weights.close_reserve(10, FeeRate(2_000)) <= 2 * many
+
+
+def test_steps_of_a_close_are_the_transactions_that_deadlines_wait_for() -> None:
+    assert weights.close_steps(0, 0, 0) == 0
+    assert weights.close_steps(1, 0, 0) == 2
+    assert weights.close_steps(45, 0, 0) == 2
+    assert weights.close_steps(46, 0, 0) == 3  # with the other outputs they may lie in two groups
+    assert weights.close_steps(0, 7, 7) == 8
+    assert weights.close_steps(0, 7, 1) == 2
+    assert weights.close_steps(114, 114, 1) == 1 + 5 + 5  # each of five groups may hold some of both kinds
+    assert weights.close_steps(1, 1, 1) == 3

@@ -232,7 +232,7 @@ class Desk:
         )
         self.now, self.tip = NOW, TIP
         self.resumed = self.engine.resume(self.facts())
-        self.do(ChainReserveChanged(confirmed_sat=reserve))
+        self.do(ChainReserveChanged(confirmed_sat=reserve, coins=100))
 
     def facts(self) -> Facts:
         return Facts(now=self.now, tip=self.tip, feerate=FeeRate(1000), entropy=ENTROPY)

@@ -289,13 +289,13 @@ def test_liquidity_is_the_largest_single_htlc_each_way_and_per_coin(kit):
 
 def test_without_a_reserve_only_what_can_never_be_an_output_is_told(kit, desk):
     desk.do(Flush())
-    desk.do(ChainReserveChanged(confirmed_sat=0))
+    desk.do(ChainReserveChanged(confirmed_sat=0, coins=100))
     assert desk.do(Flush()) == [told(kit, name, 329_999, 329_999) for name in ("up", "near", "far")]
-    desk.do(ChainReserveChanged(confirmed_sat=None))
+    desk.do(ChainReserveChanged(confirmed_sat=None, coins=100))
     assert desk.do(Flush()) == [told(kit, name, 0, 0) for name in ("up", "near", "far")]
-    desk.do(ChainReserveChanged(confirmed_sat=30_000))
+    desk.do(ChainReserveChanged(confirmed_sat=30_000, coins=100))
     assert desk.do(Flush()) == [told(kit, name, 499_000_000, 499_000_000) for name in ("up", "near", "far")]
-    desk.do(ChainReserveChanged(confirmed_sat=30_001))
+    desk.do(ChainReserveChanged(confirmed_sat=30_001, coins=100))
     assert desk.do(Flush()) == []
 
 
@@ -303,9 +303,9 @@ def test_channels_that_have_closed_or_hold_nothing_yet_need_no_reserve(kit):
     channels = [kit.channel(str(phase), phase=phase) for phase in Phase]
     desk = kit.Desk(*channels, reserve=0)
     needed = len(Phase) - 5  # four phases before the funding, and closed
-    desk.do(ChainReserveChanged(confirmed_sat=needed * 10_000 - 1))
+    desk.do(ChainReserveChanged(confirmed_sat=needed * 10_000 - 1, coins=100))
     assert not desk.engine._book.covered
-    desk.do(ChainReserveChanged(confirmed_sat=needed * 10_000))
+    desk.do(ChainReserveChanged(confirmed_sat=needed * 10_000, coins=100))
     assert desk.engine._book.covered
 
 
@@ -340,7 +340,7 @@ def test_every_htlc_that_can_be_an_output_needs_coins_at_the_feerate_of_the_day(
     desk = kit.Desk(holding(50, Msat(5_000_000)), kit.channel("near"), reserve=need - 1)
     assert desk.engine.reserve_needed() == need
     desk.do(Flush())
-    assert desk.do(ChainReserveChanged(confirmed_sat=need)) == []
+    assert desk.do(ChainReserveChanged(confirmed_sat=need, coins=100)) == []
     assert desk.do(Flush())[-1].liquidity[0].ours > 400_000_000
     dearer = replace(desk.facts(), feerate=FeeRate(1001))
     desk.engine.handle(TipChanged(), dearer)
@@ -349,3 +349,69 @@ def test_every_htlc_that_can_be_an_output_needs_coins_at_the_feerate_of_the_day(
     dust = kit.Desk(holding(50, Msat(329_999)), kit.channel("near"), reserve=20_000)
     dust.do(Flush())
     assert dust.engine._book.covered
+
+
+def holding(kit, *expiries, ours=True, name="up"):
+    """A channel with an HTLC for each of these expiries, in blocks from now."""
+    htlcs = tuple(
+        Htlc(
+            id=n,
+            ours=ours,
+            amount=Msat(1_000_000),
+            payment_hash=kit.hash(n),
+            expiry=BlockHeight(kit.TIP + blocks),
+            stage=Stage.COMMITTED,
+        )
+        for n, blocks in enumerate(expiries)
+    )
+    return kit.channel(name, htlcs=htlcs)
+
+
+@pytest.mark.parametrize(
+    ("channels", "coins"),
+    [
+        ([], 0),
+        ([((), True)], 0),  # without an HTLC no block is the last
+        ([((50,) * 60, False)], 1),  # the commitment, and two transactions with 48 and 12 of them
+        ([(range(40, 45), True)], 1),  # the commitment, and five that cannot be one, of five locktimes
+        ([(range(40, 46), True)], 2),
+        ([(range(40, 140), True)], 4),  # not all of these fall due within the time that one takes
+        ([((50,), True), ((50,), False), ((50,), True)], 1),
+        ([((50,), True)] * 4, 2),  # two transactions each
+    ],
+)
+def test_an_end_on_the_chain_takes_a_coin_for_so_many_transactions_one_after_the_other(kit, channels, coins):
+    held = [holding(kit, *expiries, ours=ours, name=str(n)) for n, (expiries, ours) in enumerate(channels)]
+    desk = kit.Desk(*held)
+    assert desk.engine.coins_needed() == coins
+    desk.do(ChainReserveChanged(confirmed_sat=10_000_000, coins=coins))
+    assert desk.engine._book.covered
+    if coins:
+        desk.do(ChainReserveChanged(confirmed_sat=10_000_000, coins=coins - 1))
+        assert not desk.engine._book.covered
+        assert "separate coins" in desk.engine._book.why_not
+
+
+def test_an_htlc_that_would_need_one_more_coin_is_not_offered(kit):
+    desk = kit.Desk(holding(kit, *range(40, 45)), kit.channel("near"))
+    desk.do(ChainReserveChanged(confirmed_sat=10_000_000, coins=1))
+    book, full = desk.engine._book, desk.engine.channel(kit.channel_id("up"))
+    assert book.covered
+    assert book.may_offer(full, Msat(1_000_000), BlockHeight(kit.TIP + 44)), "it can leave with another"
+    assert not book.may_offer(full, Msat(1_000_000), BlockHeight(kit.TIP + 45))
+    assert not book.may_offer(desk.engine.channel(kit.channel_id("near")), Msat(1_000_000), BlockHeight(kit.TIP + 44))
+    assert book.may_offer(full, Msat(329_999), BlockHeight(kit.TIP + 45)), "it can never be an output"
+    desk.do(ChainReserveChanged(confirmed_sat=10_000_000, coins=2))
+    assert book.may_offer(full, Msat(1_000_000), BlockHeight(kit.TIP + 45))
+    desk.do(ChainReserveChanged(confirmed_sat=None, coins=2))
+    assert not book.may_offer(full, Msat(329_999), BlockHeight(kit.TIP + 44))
+
+
+def test_an_htlc_that_the_satoshi_would_not_reach_for_is_not_offered(kit):
+    filled = holding(kit, *[50] * 50)
+    need = close_reserve(50, FeeRate(1000))
+    desk = kit.Desk(filled, reserve=need)
+    book = desk.engine._book
+    assert not book.may_offer(filled, Msat(1_000_000), BlockHeight(kit.TIP + 50))
+    desk.do(ChainReserveChanged(confirmed_sat=close_reserve(51, FeeRate(1000)), coins=1))
+    assert book.may_offer(filled, Msat(1_000_000), BlockHeight(kit.TIP + 50))

@@ -191,12 +191,12 @@ def test_an_htlc_with_the_hash_of_our_own_payment_is_refused(kit, desk):
 
 
 def test_nothing_is_carried_that_the_chain_reserve_does_not_cover(kit, desk):
-    desk.do(ChainReserveChanged(confirmed_sat=29_999))
+    desk.do(ChainReserveChanged(confirmed_sat=29_999, coins=100))
     assert desk.htlc_in("up", 1, IN)[-1] == failing(kit, FailureCode.NODE_BUSY)
     assert desk.htlc_in("up", 2, 329_999, id=1)[-1] == question(kit, number=2, htlc_id=1)
-    desk.do(ChainReserveChanged(confirmed_sat=30_000))
+    desk.do(ChainReserveChanged(confirmed_sat=30_000, coins=100))
     assert desk.htlc_in("up", 3, IN, id=2)[-1] == question(kit, number=3, htlc_id=2)
-    desk.do(ChainReserveChanged(confirmed_sat=None))
+    desk.do(ChainReserveChanged(confirmed_sat=None, coins=100))
     assert desk.htlc_in("up", 4, 1, id=3)[-1] == failing(kit, FailureCode.NODE_BUSY, htlc_id=3)
 
 

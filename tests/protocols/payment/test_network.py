@@ -136,7 +136,7 @@ def test_a_journal_of_events_and_facts_replays_to_the_same_effects_and_the_same_
     net.pay("C", "A", 2, AMOUNT)
     net.quiet()
     again = Engine(us=node.id, asset=COIN, keys=node.keys, config=node.config)
-    again.handle(ChainReserveChanged(confirmed_sat=node.reserve), node.facts())
+    again.handle(ChainReserveChanged(confirmed_sat=node.reserve, coins=100), node.facts())
     for event, facts, effects in node.journal:
         assert again.handle(event, facts) == effects
     assert (again.channels(), again.forwards()) == (first.channels(), first.forwards())

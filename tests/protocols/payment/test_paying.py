@@ -270,12 +270,12 @@ def test_a_node_without_channels_is_told_to_open_one(kit):
 
 
 def test_nothing_is_paid_without_a_chain_or_a_reserve(kit, desk):
-    desk.do(ChainReserveChanged(confirmed_sat=None))
+    desk.do(ChainReserveChanged(confirmed_sat=None, coins=100))
     (refused,) = desk.do(desk.order())
     assert refused.reason == (
         "The chain does not answer, and without it no payment can be made safely; see: rrnode status"
     )
-    desk.do(ChainReserveChanged(confirmed_sat=29_999))  # three channels of 10,000 each
+    desk.do(ChainReserveChanged(confirmed_sat=29_999, coins=100))  # three channels of 10,000 each
     (refused,) = desk.do(desk.order())
     assert refused.reason == (
         "This node keeps 30,000 confirmed sat to pay for the end of its channels on the chain, and has 29,999. "
@@ -287,7 +287,7 @@ def test_nothing_is_paid_without_a_chain_or_a_reserve(kit, desk):
 
 def test_a_reserve_that_is_gone_when_it_is_time_to_lock_is_said(kit, desk):
     desk.do(desk.order())
-    desk.do(ChainReserveChanged(confirmed_sat=0))
+    desk.do(ChainReserveChanged(confirmed_sat=0, coins=100))
     desk.do(answered(kit, kit.offer("near", 1_001_000)))
     assert desk.engine.payments()[0].reason == (
         "An offer came, but it could not be locked: there are not enough confirmed coins to resolve it on the chain, "

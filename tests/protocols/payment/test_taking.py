@@ -120,7 +120,7 @@ def test_an_htlc_in_another_coin_does_not_keep_the_promise(kit):
 
 def test_nothing_is_claimed_that_the_chain_reserve_does_not_cover(kit, desk):
     desk.do(desk.promise())
-    desk.do(ChainReserveChanged(confirmed_sat=0))
+    desk.do(ChainReserveChanged(confirmed_sat=0, coins=100))
     assert desk.htlc_in("up", 1, 1_000_000)[-1] == failing(kit, FailureCode.NODE_BUSY)
     assert desk.engine.promises() == (waiting(kit),)
 

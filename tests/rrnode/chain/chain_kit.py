@@ -251,6 +251,12 @@ class KeyWallet:
             if output.script == self.script:
                 self.free.append(FeeCoin(txid=tx.txid, index=index, value=output.value, script=output.script))
 
+    def confirmed(self, tx: Tx) -> None:
+        """A block holds this spend of our coins: they are gone, and the change is there."""
+        for purpose, coins in self.held.items():
+            self.held[purpose] = [each for each in coins if outpoint(each.txid, each.index) not in tx.prevouts]
+        self.add(tx)
+
     async def reserve_coins(self, purpose: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
         held = self.held.setdefault(purpose, [])
         while sum(each.value for each in held) < at_least and self.free:
@@ -262,7 +268,7 @@ class KeyWallet:
         self.free += self.held.pop(purpose, [])
 
     async def fee_purposes(self) -> tuple[bytes, ...]:
-        return tuple(self.held)
+        return tuple(purpose for purpose, coins in self.held.items() if coins)
 
     async def change_script(self, purpose: bytes) -> bytes:
         return self.script

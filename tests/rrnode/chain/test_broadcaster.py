@@ -9,6 +9,7 @@ from protocols.ids import ChannelId
 from rrnode.chain import broadcaster as module
 from rrnode.chain.broadcaster import Broadcaster
 from rrnode.chain.fees import FeePolicy
+from rrnode.chain.outgoing import RELEASE_AFTER
 from rrnode.chain.parse import outpoint, parse_transaction
 from rrnode.errors import ChainUnavailable
 
@@ -236,7 +237,7 @@ async def test_coins_are_free_again_some_blocks_after_the_end(bench, kit, fundin
     await bench.order(with_child(commitment, 10_000))
     purpose = funding[0]
     assert await bench.wallet.fee_purposes() == (purpose,)
-    for _ in range(module.RELEASE_AFTER):
+    for _ in range(RELEASE_AFTER):
         await bench.mine()
         await bench.order()
         assert await bench.wallet.fee_purposes() == (purpose,)
@@ -253,7 +254,7 @@ async def test_coins_of_a_purpose_that_a_rival_ended_are_given_back_too(bench, k
     await bench.chain.publish((theirs.raw, rich.raw))
     await bench.mine()
     assert await bench.order(with_child(ours, 10_000)) == []
-    await bench.mine(module.RELEASE_AFTER)
+    await bench.mine(RELEASE_AFTER)
     await bench.order()
     assert bench.wallet.held == {}
     assert len(bench.wallet.free) == 3

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
 from bootstrap.networks import REGTEST, SIGNET
 from protocols.ids import ChannelId, PaymentHash, PeerId, Preimage
 from protocols.payment.events import Attempt, Kind, Payment, PayPhase, Promise, PromisePhase
@@ -13,7 +11,6 @@ from protocols.wire.channel import FailureCode
 from protocols.wire.routing import RoutingMessage
 from rrnode.control import models as m
 from rrnode.control.convert import (
-    failure_text,
     fee_ppm,
     offer_info,
     offer_seen,
@@ -55,7 +52,7 @@ def test_a_paid_payment_shows_the_last_attempt_as_what_was_sent() -> None:
     info = payment_info(replace(PAYMENT, phase=PayPhase.PAID, attempts=(failed, ATTEMPT), ended=UnixTime(1002)))
     assert (info.sent_msat, info.fee_msat, info.preimage) == (100_321, 321, SECRET.hex())
     assert [(each.fee_msat, each.failure) for each in info.attempts] == [
-        (100, "every way onward from the neighbour failed"),
+        (100, "a channel further on could not carry it"),
         (321, ""),
     ]
 
@@ -118,12 +115,3 @@ def test_a_kept_offer_shows_what_to_lock_and_to_whom() -> None:
     amount = Amount(Msat(9), REGTEST.genesis)
     kept = KeptOffer(neighbour=BOB, amount=amount, lock_blocks=BlockDelta(4), expiry=UnixTime(8), quote=amount)
     assert offer_info(kept) == m.OfferInfo(neighbour=peer_text(BOB), amount_msat=9, lock_blocks=4, expires_unix=8)
-
-
-@pytest.mark.parametrize("code", list(FailureCode))
-def test_every_failure_code_has_words(code: FailureCode) -> None:
-    assert not failure_text(code).startswith("failure code")
-
-
-def test_an_unknown_failure_code_is_shown_as_its_number() -> None:
-    assert failure_text(99) == "failure code 99"

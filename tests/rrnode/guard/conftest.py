@@ -134,7 +134,9 @@ class Side:
         await self.follower.start()
         await catch_up(self.wallet, self.chain)
         await self._settle(self.engine.resume(self.facts()), [], None)
-        await self.post(ChainReserveChanged(confirmed_sat=self.wallet.confirmed_for_fees()))
+        await self.post(
+            ChainReserveChanged(confirmed_sat=self.wallet.confirmed_for_fees(), coins=self.wallet.coins_for_fees())
+        )
 
     def die(self) -> None:
         """End without a word."""
@@ -191,7 +193,9 @@ class Side:
                 self.wallet.take(batch)
                 self.wallet.flush()
                 await self.post(
-                    ChainReserveChanged(confirmed_sat=self.wallet.confirmed_for_fees()),
+                    ChainReserveChanged(
+                        confirmed_sat=self.wallet.confirmed_for_fees(), coins=self.wallet.coins_for_fees()
+                    ),
                     *batch.facts,
                     cursor=(batch.tip.height, batch.tip.hash),
                 )

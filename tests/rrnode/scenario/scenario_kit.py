@@ -70,10 +70,10 @@ class Fuse:
         self.blown = True
         if self._after:
             write()
-        try:
-            trio.from_thread.run_sync(self._cut, trio_token=self._token)
-        except RuntimeError:  # a commit in trio's own thread
+        if trio.lowlevel.in_trio_run():
             self._cut()
+        else:  # a worker thread, perhaps holding the wallet's lock: waiting for trio's thread could be for ever
+            self._token.run_sync_soon(self._cut)
         raise PowerCut
 
 
@@ -220,7 +220,7 @@ class Actor:
     async def takes_new_things_at(self, height: BlockHeight) -> None:
         """Wait until it has taken in the chain and its engine knows that it may take on new things (again)."""
         await self.node.caught_up(height)
-        while self.node._told_reserve in (None, -1):  # noqa: ASYNC110 (not told yet, or behind: nobody is told)
+        while self.node.following.reserve.confirmed_sat in (None, -1):  # noqa: ASYNC110 (not told yet, or behind: nobody is told)
             await trio.sleep(0.01)
         await self.node._probe()
 

@@ -7,9 +7,9 @@ import trio
 from scenario_kit import BURN, World
 
 from protocols.payment.events import ChainReserveChanged
-from rrnode import node as composition
 from rrnode.chain import follower
 from rrnode.dispatcher import Dispatcher
+from rrnode.services import following
 
 
 async def test_nothing_is_taken_on_before_the_chain_is_read_up_to_its_end(
@@ -40,7 +40,7 @@ async def test_nothing_is_taken_on_before_the_chain_is_read_up_to_its_end(
     monkeypatch.setattr(follower, "_fetch", slowly)
     monkeypatch.setattr(Dispatcher, "_step", note)
     await bob.start()
-    await bob.until("the chain's end", lambda: bob.node.height == height)
+    await bob.until("the chain's end", lambda: bob.node.following.height == height)
     await bob.until("the channel to be usable", lambda: bob.usable(alice))
     await alice.until("the channel to be usable", lambda: alice.usable(bob))
     with trio.fail_after(10):
@@ -53,8 +53,8 @@ async def test_nothing_is_taken_on_while_the_chain_stands_still(net: World, monk
     alice, bob = await net.add("A"), await net.add("B")
     await net.mine(101)
     await net.channel(alice, bob)
-    monkeypatch.setattr(composition, "UNTIMED", frozenset())
-    monkeypatch.setattr(composition, "TROUBLE_EVERY", 0.01)
+    monkeypatch.setattr(following, "UNTIMED", frozenset())
+    monkeypatch.setattr(following, "TROUBLE_EVERY", 0.01)
     heard, handle = trio.Event(), bob.node.dispatcher._handle
 
     def note(event: Any, facts: Any) -> Any:
@@ -66,9 +66,9 @@ async def test_nothing_is_taken_on_while_the_chain_stands_still(net: World, monk
     bob.node.dispatcher._handle = note
     tip = bob.node.follower.tip
     object.__setattr__(bob.node.parts, "clock", lambda: tip.time + 3 * 3600 - 1)
-    assert bob.node.chain_problem == ""
+    assert bob.node.following.problem == ""
     object.__setattr__(bob.node.parts, "clock", lambda: tip.time + 3 * 3600)
-    assert bob.node.chain_problem.startswith("no block came for 3 hours")
+    assert bob.node.following.problem.startswith("no block came for 3 hours")
     with trio.fail_after(10):
         await heard.wait()
     assert bob.node.money.most_receivable(bob.node.asset) == 0

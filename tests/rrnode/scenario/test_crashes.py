@@ -85,7 +85,7 @@ async def at_rest(line: Line, pairs: str = "AB BC") -> None:
             await here.until(f"{pair} without HTLC", idle, PATIENCE)
         assert mirrored(one, other)
     for actor in line.values():
-        await actor.attempt(partial(actor.takes_new_things_at, actor.node.height))
+        await actor.attempt(partial(actor.takes_new_things_at, actor.node.following.height))
 
 
 class Payments:

@@ -158,7 +158,7 @@ async def test_htlcs_both_ways_end_on_the_chain_by_success_and_by_timeout(
     assert 400_000 + sent // 1000 - MOST_FEES <= gained["B"] <= 400_000 + sent // 1000 + 1
     assert balances(b.channel_with(c)).theirs == 450_000_000
     await x.start()  # it finds its channel closed, and its coins
-    await x.until("the chain", lambda: x.node.height == a.node.height)
+    await x.until("the chain", lambda: x.node.following.height == a.node.following.height)
     await mine_until(net, "X's end", lambda: all(each.phase is Phase.CLOSED for each in x.node.money.channels()))
     await mine_until(net, "X's coins", lambda: not x.coins().pending)
     assert before - 3 * MOST_FEES <= worth(net) <= before
