@@ -6,6 +6,7 @@ caught lying keeps being asked, since its proofs are as good as any, but its sil
 Transactions go to all helpers, again at each new block.
 """
 
+import random
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ import trio
 
 from bootstrap.networks import Network
 from protocols.errors import DecodeError
-from protocols.ids import PeerId, Txid
+from protocols.ids import Txid
 from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
@@ -48,9 +49,11 @@ from rrnode.chain.remote_mempool import RemoteMempool
 from rrnode.chain.scopes import background
 from rrnode.errors import ChainUnavailable
 from rrnode.host.base import Host
-from rrnode.host.peer_text import to_text
+from rrnode.host.dialer import Dialer, Source, VolatileBook
+from rrnode.host.peer_text import split_address, to_text
 from rrnode.services.helpers import Helper, Helpers
 
+START_WITHIN = 20.0  # seconds without a new header after which a start makes do with the helpers that are there
 MOST_SPENDS = 10_000  # spends seen in blocks that are remembered
 AGAIN_FOR = 20  # blocks during which a transaction is published again; who needs it longer publishes it anew
 MOST_AGAIN = 64  # packages published again
@@ -85,14 +88,14 @@ class _Made:
 
 
 class RemoteChain(ChainBackend):
-    """The chain through helpers; use it inside `running`, on a host that is linked to them."""
+    """The chain through helpers; use it inside `running`, on a host that runs already."""
 
     name = "remote"
 
     def __init__(
         self,
         host: Host,
-        peers: Iterable[PeerId],
+        addresses: Sequence[str],
         network: Network,
         *,
         policy: RemotePolicy | None = None,
@@ -101,7 +104,7 @@ class RemoteChain(ChainBackend):
         """Nothing is asked yet.
 
         Args:
-            peers: the helpers; `least` of the policy or more.
+            addresses: of the helpers, multiaddrs that end in `/p2p/<id>`; dialled, and dialled again, from here.
             clock: seconds since 1970.
         """
         self._network, self._policy = network, policy or RemotePolicy()
@@ -109,11 +112,14 @@ class RemoteChain(ChainBackend):
         self._sync = HeaderSync(self._headers, now=lambda: UnixTime(int(clock())), changed=self._touch)
         self._helpers = Helpers(
             host=host,
-            peers=peers,
+            peers=[split_address(address)[1] for address in addresses],
             answer_within=self._policy.answer_within,
             beside=self._beside,
             changed=self._touch,
         )
+        self._dialer = Dialer(host, VolatileBook(), randomness=random.SystemRandom())
+        for address in addresses:
+            self._dialer.want(self._dialer.name(address, Source.USER))
         self._version = 0  # of what could be asked; grows with each news
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
@@ -131,11 +137,28 @@ class RemoteChain(ChainBackend):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Hold the streams and follow the headers. Whether enough helpers answer shows when they are asked."""
+        """Dial, follow the headers, and serve once enough helpers do; with fewer after a while, for proofs need one only.
+
+        Raises:
+            ChainUnavailable: not even one can be asked.
+        """
         async with background() as nursery:
             nursery.start_soon(self._helpers.run)
             nursery.start_soon(self._publish_again)
+            nursery.start_soon(self._dialer.run)
+            await self._first_answers()
             yield
+
+    async def _first_answers(self) -> None:
+        height, deadline = self._headers.height, trio.current_time() + START_WITHIN
+        while not self._are_enough(self._ready()):
+            with trio.move_on_at(deadline) as patience:
+                await self._changed.wait()
+            if self._headers.height > height:  # a first start reads many headers
+                height, deadline = self._headers.height, trio.current_time() + START_WITHIN
+            elif patience.cancelled_caught:
+                await self._wait_ready()
+                return
 
     def _touch(self) -> None:
         self._version += 1

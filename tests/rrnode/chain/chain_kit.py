@@ -350,8 +350,7 @@ class RemoteRig(Rig):
     async def start(self) -> None:
         await super().start()
         if self._client is None:
-            peers = [MemoryHost(secret, network=self._network, genesis=b"").peer_id for secret in self._secrets]
-            self.chain = self._client = SeenChain(self._host, peers, REGTEST)
+            self.chain = self._client = SeenChain(self._host, self._addresses, REGTEST)
             await self._nursery.start(self._keep_client, self._client)
         self._client.whole = self.kernel
         for address in self._addresses:
@@ -368,8 +367,9 @@ class RemoteRig(Rig):
         async with self.kernel.running(), AsyncExitStack() as stack:
             nursery = await stack.enter_async_context(trio.open_nursery())
             hosts = []
-            for secret in self._secrets:
-                host = MemoryHost(secret, network=self._network, genesis=REGTEST.genesis, listen=("/memory/0",))
+            for number, secret in enumerate(self._secrets, start=1):
+                listen = (f"/memory/{number}",)
+                host = MemoryHost(secret, network=self._network, genesis=REGTEST.genesis, listen=listen)
                 await stack.enter_async_context(host.running())
                 nursery.start_soon(ChainFactsServer(host=host, chain=self.kernel, look_every=0.001).run)
                 hosts.append(host)

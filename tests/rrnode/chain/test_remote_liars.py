@@ -71,11 +71,9 @@ class Scene:
             self.hosts.append(host)
             self.servers.append(server)
         self.client = await self.host(b"\x51" * 32)
-        peers = [host.peer_id for host in self.hosts]
-        self.remote = RemoteChain(self.client, peers, REGTEST, policy=RemotePolicy(**policy))
+        addresses = [host.addresses()[0] for host in self.hosts]
+        self.remote = RemoteChain(self.client, addresses, REGTEST, policy=RemotePolicy(**policy))
         await self.nursery.start(self._run, self.remote.running())
-        for number in range(len(chains)):
-            await self.link(number)
 
     async def host(self, secret):
         made = MemoryHost(secret, network=self.network, genesis=REGTEST.genesis, listen=("/memory/0",))
@@ -571,6 +569,20 @@ async def test_bytes_that_are_no_message_end_the_stream_and_nothing_else(three, 
     await three.chain.mine(1, kit.LOCKED)
     assert await three.told() == [TipChanged()]
     assert three.client.counters.handler_errors == 0
+
+
+async def test_a_start_without_any_helper_says_so_and_with_one_makes_do(scene, kit, autojump_clock):
+    hosts = [await scene.host(bytes([0x61 + number]) * 32) for number in range(3)]
+    client = await scene.host(b"\x51" * 32)
+    remote = RemoteChain(client, [host.addresses()[0] for host in hosts], REGTEST)
+    with pytest.raises(ChainUnavailable, match="none of our helpers can be asked: "):
+        async with remote.running():
+            pass
+    scene.nursery.start_soon(Server(host=hosts[1], chain=scene.chain).run)
+    remote = RemoteChain(client, [host.addresses()[0] for host in hosts], REGTEST)
+    async with remote.running():
+        assert await remote.tip() == await scene.chain.tip()
+        assert remote.doubt.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
 
 
 async def test_a_confirmation_told_by_one_is_told(three, kit, autojump_clock):
