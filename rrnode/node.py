@@ -48,7 +48,7 @@ from protocols.routing.engine import Engine as RoutingEngine
 from protocols.routing.events import LiquidityChanged, PaymentEnded
 from protocols.units import BlockHeight, UnixTime
 from protocols.wire.channel import AcceptChannel, Error, OpenChannel
-from rrnode.chain.base import BlockRef, ChainBackend
+from rrnode.chain.base import BlockRef, ChainBackend, WholeChain
 from rrnode.chain.broadcaster import Broadcaster
 from rrnode.chain.follower import Follower
 from rrnode.config.settings import Settings
@@ -64,6 +64,7 @@ from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import join_address
 from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
+from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
@@ -199,6 +200,9 @@ class Node:
                 most=settings.limits.max_clients,
                 is_neighbour=self.neighbours.__contains__,
             )
+        self.chain_facts: ChainFactsServer | None = None
+        if settings.roles.chain and isinstance(self.backend, WholeChain):
+            self.chain_facts = ChainFactsServer(host=self.host, chain=self.backend)
         self.subscribed = SubscriptionClient(
             host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
         )
@@ -283,7 +287,7 @@ class Node:
 
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stopping` is set or the node halts; reports started when it listens and follows the chain."""
-        async with self.backend.running(), self.host.running():
+        async with self.host.running(), self.backend.running():
             await self.following.check()
             try:
                 async with trio.open_nursery() as nursery:
@@ -301,6 +305,8 @@ class Node:
                         self.paying.run,
                     ):
                         nursery.start_soon(service)
+                    if self.chain_facts is not None:
+                        nursery.start_soon(self.chain_facts.run)
                     if self.parts.keeper is not None:
                         nursery.start_soon(self.parts.keeper.run, self._probe)
                     task_status.started()

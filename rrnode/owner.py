@@ -182,6 +182,26 @@ class Owner:
             )
         return tuple(found)
 
+    async def helpers(self) -> tuple[m.HelperInfo, ...]:
+        """The helpers that tell us the chain."""
+        return tuple(
+            m.HelperInfo(
+                peer_id=peer_text(each.peer),
+                connected=each.connected,
+                height=each.height,
+                lag=each.lag,
+                answers=each.answers,
+                silences=each.silences,
+                refusals=each.refusals,
+                disagreements=each.disagreements,
+                last_disagreement=each.last_disagreement,
+                lies=each.lies,
+                last_lie=each.last_lie,
+                problem=each.trouble,
+            )
+            for each in self._node.backend.helpers()
+        )
+
     async def connect(self, address: str) -> m.PeerInfo:
         """Dial an address and keep the peer."""
         peer = await self._dial(address)

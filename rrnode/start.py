@@ -64,13 +64,14 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
     keys = KeyTree(seed.read(), settings.network)
     store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
     try:
+        host = host_of(settings, keys)
         parts = Parts(
             settings=settings,
             keys=keys,
             store=store,
             wallet=Wallet.open(keys, store, fresh=seed.is_fresh()),
-            host=host_of(settings, keys),
-            backend=backend_of(settings),
+            host=host,
+            backend=backend_of(settings, host),
             throw_away=partial(throw_away_host, settings),
             clock=time.time,
             keeper=(keeper := Keeper(settings)),

@@ -16,6 +16,7 @@ import trio
 
 from protocols.errors import DecodeError
 from protocols.ids import Txid
+from protocols.light.agreement import HelperStatus
 from protocols.units import BlockHeight, FeeRate, Sat
 from rrnode.chain.parse import Block, Tx, outpoint, parse_block, parse_header
 from rrnode.errors import ChainUnavailable
@@ -121,6 +122,10 @@ class ChainBackend(ABC):
         """Why it does not hold now that nothing happened but what was told, for people; None: it holds. What is told holds
         in any case; as long as there is doubt, nothing new is taken on."""
         return None
+
+    def helpers(self) -> tuple[HelperStatus, ...]:
+        """How those stand that tell us the chain; none where it is our own."""
+        return ()
 
     @abstractmethod
     def running(self) -> AbstractAsyncContextManager[None]:

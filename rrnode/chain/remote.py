@@ -10,7 +10,7 @@ import random
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -52,6 +52,7 @@ from rrnode.host.base import Host
 from rrnode.host.dialer import Dialer, Source, VolatileBook
 from rrnode.host.peer_text import split_address, to_text
 from rrnode.services.helpers import Helper, Helpers
+from rrnode.services.limits import printable
 
 START_WITHIN = 20.0  # seconds without a new header after which a start makes do with the helpers that are there
 MOST_SPENDS = 10_000  # spends seen in blocks that are remembered
@@ -88,7 +89,7 @@ class _Made:
 
 
 class RemoteChain(ChainBackend):
-    """The chain through helpers; use it inside `running`, on a host that runs already."""
+    """The chain through helpers; use it inside `running`, on a host that runs."""
 
     name = "remote"
 
@@ -99,14 +100,17 @@ class RemoteChain(ChainBackend):
         network: Network,
         *,
         policy: RemotePolicy | None = None,
+        own_host: Host | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Nothing is asked yet.
 
         Args:
             addresses: of the helpers, multiaddrs that end in `/p2p/<id>`; dialled, and dialled again, from here.
+            own_host: `host` when nobody else runs it: it then runs while the backend does.
             clock: seconds since 1970.
         """
+        self._own_host = own_host
         self._network, self._policy = network, policy or RemotePolicy()
         self._headers = HeaderChain(network.pow_rules, network.checkpoint)
         self._sync = HeaderSync(self._headers, now=lambda: UnixTime(int(clock())), changed=self._touch)
@@ -132,7 +136,6 @@ class RemoteChain(ChainBackend):
         self._again: OrderedDict[Txid, tuple[tuple[bytes, ...], BlockHeight]] = OrderedDict()
 
     def helpers(self) -> tuple[HelperStatus, ...]:
-        """How each helper stands, for people."""
         return tuple(helper.standing.status(self._headers.height) for helper in self._helpers.all)
 
     @asynccontextmanager
@@ -142,7 +145,7 @@ class RemoteChain(ChainBackend):
         Raises:
             ChainUnavailable: not even one can be asked.
         """
-        async with background() as nursery:
+        async with self._own_host.running() if self._own_host else nullcontext(), background() as nursery:
             nursery.start_soon(self._helpers.run)
             nursery.start_soon(self._publish_again)
             nursery.start_soon(self._dialer.run)
@@ -430,7 +433,7 @@ class RemoteChain(ChainBackend):
         async def one(helper: Helper) -> None:
             answer = await helper.ask(lambda number: Publish(number, transactions))
             if isinstance(answer, Published):
-                answers[helper] = answer
+                answers[helper] = Published(answer.request, answer.verdict, printable(answer.reason))
 
         async with trio.open_nursery() as nursery:
             for helper in self._helpers.all:

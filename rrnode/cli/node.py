@@ -1,4 +1,4 @@
-"""`rrnode status|stop|peers|connect|disconnect|events|api`: the running node as a whole."""
+"""`rrnode status|stop|peers|helpers|connect|disconnect|events|api`: the running node as a whole."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ STOP_WITHIN = 60.0  # seconds for an orderly end: peers are told, the database i
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the top level."""
-    for command in (status, stop, peers, connect, disconnect, events, api):
+    for command in (status, stop, peers, helpers, connect, disconnect, events, api):
         app.command()(command)
 
 
@@ -73,6 +73,13 @@ def peers(context: typer.Context, as_json: JsonFlag = False) -> None:
     with session(context, as_json).client() as node:
         found = node.get("/peers")
     emit(found) if as_json else show.peers(found)
+
+
+def helpers(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """List the helpers that tell this node the chain: agreement, lag, last lie caught."""
+    with session(context, as_json).client() as node:
+        found = node.get("/helpers")
+    emit(found) if as_json else show.helpers(found)
 
 
 def connect(

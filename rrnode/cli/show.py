@@ -121,6 +121,28 @@ def peers(found: list[Json]) -> None:
     )
 
 
+def helpers(found: list[Json]) -> None:
+    """What `rrnode helpers` prints."""
+    table(
+        ("helper", "state", "block>", "lag>", "answers>", "silent>", "disagreed>", "caught lying>", "last"),
+        (
+            (
+                helper["peer_id"],
+                helper["problem"] or "fine",
+                "-" if helper["height"] is None else f"{helper['height']:,}",
+                "-" if helper["lag"] is None else str(helper["lag"]),
+                str(helper["answers"]),
+                str(helper["silences"]),
+                str(helper["disagreements"]),
+                str(helper["lies"]),
+                helper["last_lie"] or helper["last_disagreement"],
+            )
+            for helper in found
+        ),
+        empty="No helpers: this node reads the chain by itself.",
+    )
+
+
 def channels(found: list[Json]) -> None:
     """What `rrnode channel list` prints."""
     table(

@@ -12,6 +12,7 @@ from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
 
+MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
 Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try
 
 
@@ -67,6 +68,8 @@ def _chain(settings: Settings) -> Iterator[Problem]:
             f"and the embedded chain is regtest only, not {settings.node.network}",
             'set chain.kind = "bitcoind"',
         )
+    if chain.kind == "remote":
+        yield from _helpers(settings)
     if chain.kind == "kernel" and chain.url:
         yield "chain", "kind", "and chain.url says where a bitcoind is: wanted one of the two", "remove one"
     url = urlsplit(settings.rpc_url)
@@ -88,6 +91,32 @@ def _chain(settings: Settings) -> Iterator[Problem]:
         yield "chain", "user", f"and chain.{missing} is empty: wanted both or neither", f"set chain.{missing}"
     if chain.zmq and not chain.zmq.startswith(("tcp://", "ipc://")):
         yield "chain", "zmq", "wanted an address like tcp://127.0.0.1:28332", "see zmqpubsequence in bitcoin.conf"
+
+
+def _helpers(settings: Settings) -> Iterator[Problem]:
+    chain = settings.chain
+    least, count = chain.least_helpers, len(chain.helpers)
+    if not least <= count <= MOST_HELPERS:
+        wanted = f"but chain.helpers names {count}: wanted {least} (chain.least_helpers) to {MOST_HELPERS}"
+        yield "chain", "kind", wanted, "add or remove some"
+    for address in chain.helpers:
+        if problem := _address_problem(address, with_peer=True):
+            yield (
+                "chain",
+                "helpers",
+                f"and {address[:120]!r} {problem}",
+                "for example /ip4/192.0.2.7/tcp/9780/p2p/16Uiu2HA...",
+            )
+            return
+    if len({peer_of_address(address) for address in chain.helpers}) < count:
+        yield "chain", "helpers", "and names a peer twice", "one peer is one helper: remove one"
+    if settings.roles.chain or settings.roles.watch:
+        yield (
+            "chain",
+            "kind",
+            "but a node without a chain of its own can neither serve it nor watch for others",
+            "set roles.chain and roles.watch to false",
+        )
 
 
 def _addresses(settings: Settings) -> Iterator[Problem]:

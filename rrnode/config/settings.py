@@ -83,8 +83,9 @@ class ChainSettings:
 
     kind: str = setting(
         "bitcoind",
-        "bitcoind: Bitcoin Core 28 or newer (or `rrnode chain serve`) by RPC; kernel: an embedded regtest inside this process",
-        choices=("bitcoind", "kernel"),
+        "bitcoind: Bitcoin Core 28 or newer (or `rrnode chain serve`) by RPC; kernel: an embedded regtest inside this process;"
+        " remote: no chain of its own, but several `helpers`",
+        choices=("bitcoind", "kernel", "remote"),
     )
     url: str = setting(
         "", "bitcoind: RPC address, e.g. http://127.0.0.1:18443; empty: this machine, the network's default port"
@@ -96,6 +97,21 @@ class ChainSettings:
     )
     poll_seconds: float = setting(1.0, "bitcoind: how often to look for news, seconds", low=0.01, high=600)
     zmq: str = setting("", "bitcoind: its zmqpubsequence address, e.g. tcp://127.0.0.1:28332; news then come at once")
+    helpers: tuple[str, ...] = setting(
+        (),
+        "remote: nodes with the role `chain`, at most 8; each ends in /p2p/<peer id>. One of those that answer must be honest:"
+        " choose them unrelated to your channel neighbours and to each other",
+    )
+    least_helpers: int = setting(
+        2,
+        "remote: so many must answer before it holds that nothing happened; with fewer nothing new is taken on",
+        low=1,
+        high=8,
+    )
+    answer_seconds: float = setting(10.0, "remote: how long a helper may take for one answer", low=1, high=120)
+    max_feerate: int = setting(
+        500, "remote: no fee estimate of helpers is believed above this, satoshi per virtual byte", low=1, high=100_000
+    )
     mine_every: float = setting(
         0.0, "kernel: seconds between blocks; 0: only on demand (`rrnode chain mine`)", high=86400
     )

@@ -143,6 +143,10 @@ def _node_routes(app: FastAPI, service: NodeService) -> None:
     async def peers() -> tuple[m.PeerInfo, ...]:
         return await service.peers()
 
+    @app.get("/v1/helpers", tags=["peers"], summary="Helpers that tell us the chain, and how each stands")
+    async def helpers() -> tuple[m.HelperInfo, ...]:
+        return await service.helpers()
+
     @app.post("/v1/peers", tags=["peers"], summary="Connect to an address and keep it")
     async def connect(order: m.ConnectOrder) -> m.PeerInfo:
         return await service.connect(order.address)

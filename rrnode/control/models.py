@@ -81,6 +81,32 @@ class PeerInfo(Model):
     problem: str = ""
 
 
+class HelperInfo(Model):
+    """A node that tells us the chain, because we hold none.
+
+    Attributes:
+        height: of the best block that it showed us; None before the first.
+        lag: blocks that it is behind the best we know of.
+        answers, silences, refusals: our questions by how they ended.
+        disagreements: answers that differ from others' where nobody can be proven wrong; `last_disagreement` in words.
+        lies: answers that are proven wrong; `last_lie` in words. Its silence then counts for nothing any more.
+        problem: why it cannot be asked now; "" when it can.
+    """
+
+    peer_id: str
+    connected: bool
+    height: int | None = None
+    lag: int | None = None
+    answers: int = 0
+    silences: int = 0
+    refusals: int = 0
+    disagreements: int = 0
+    last_disagreement: str = ""
+    lies: int = 0
+    last_lie: str = ""
+    problem: str = ""
+
+
 # --- channels ---------------------------------------------------------------------------------------------------------
 
 

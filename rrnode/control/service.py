@@ -27,6 +27,9 @@ class NodeService(Protocol):
     async def peers(self) -> tuple[m.PeerInfo, ...]:
         """Linked peers, peers to keep, and channel neighbours."""
 
+    async def helpers(self) -> tuple[m.HelperInfo, ...]:
+        """The helpers that tell us the chain; none where we hold our own."""
+
     async def connect(self, address: str) -> m.PeerInfo:
         """Dial a multiaddr ending in `/p2p/<id>` and keep it until `disconnect` or the end of the process.
 

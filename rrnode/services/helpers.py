@@ -28,6 +28,7 @@ from protocols.wire.chain import (
     payloads,
 )
 from rrnode.chain.base import Interests
+from rrnode.config.checks import MOST_HELPERS
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
 from rrnode.services.limits import printable
@@ -35,7 +36,6 @@ from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
-MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
 _QUEUED = 16  # requests of one helper that wait to be written
 _NOT_CONNECTED = "not connected"
 

@@ -145,6 +145,18 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
         ('[chain]\nuser = "me"', "chain.user is 'me', and chain.password is empty", "set chain.password"),
         ('[chain]\nuser = "me"\npassword = "x"\ncookie_file = "c"', "chain.user is set too", "remove one"),
         ('[chain]\nzmq = "28332"', "chain.zmq is '28332', wanted an address like tcp://", "zmqpubsequence"),
+        (
+            '[chain]\nkind = "remote"',
+            "but chain.helpers names 0: wanted 2 (chain.least_helpers) to 8",
+            "add or remove",
+        ),
+        (f'[chain]\nkind = "remote"\nhelpers = ["{KEEP}", "{KEEP}"]', "and names a peer twice", "remove one"),
+        ('[chain]\nkind = "remote"\nhelpers = ["x", "y"]', "and 'x' is not a multiaddr", "for example"),
+        (
+            f'[chain]\nkind = "remote"\nleast_helpers = 1\nhelpers = ["{KEEP}"]\n[roles]\nchain = true',
+            "but a node without a chain of its own can neither serve it nor watch for others",
+            "set roles.chain",
+        ),
         (f'[host]\nlisten = ["{KEEP}"]', "but a client (no role is on) opens no port", "roles.route = true"),
         ('[host]\nkeep = ["/ip4/1.2.3.4/tcp/5"]', "does not end in /p2p/<peer id>", "for example"),
         ('[host]\nkeep = ["/ip4/1.2.3/tcp/5/p2p/x"]', "is not a multiaddr", "for example"),

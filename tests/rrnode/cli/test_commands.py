@@ -39,6 +39,21 @@ async def test_peers_are_connected_listed_and_let_go(run: Any, node: Any, fake: 
     assert (await run("peers", "--json")).json == []
 
 
+async def test_helpers_are_shown_with_what_each_was_caught_at(run: Any, node: Any, fake: ModuleType) -> None:
+    assert (await run("helpers")).out == "No helpers: this node reads the chain by itself.\n"
+    bob, carol = peer_text(fake.BOB), peer_text(fake.CAROL)
+    lie = "it kept silent about 77\x1b in block 9"
+    node.helping = (
+        m.HelperInfo(peer_id=bob, connected=True, height=1234, lag=0, answers=7),
+        m.HelperInfo(peer_id=carol, connected=False, problem="not connected", silences=1, lies=2, last_lie=lie),
+    )
+    listed = (await run("helpers")).out.splitlines()
+    assert listed[1].split() == [bob, "fine", "1,234", "0", "7", "0", "0", "0"]
+    assert listed[2].split()[:9] == [carol, "not", "connected", "-", "-", "0", "1", "0", "2"]
+    assert listed[2].endswith("it kept silent about 77. in block 9")
+    assert [each["lies"] for each in (await run("helpers", "--json")).json] == [0, 2]
+
+
 async def test_an_address_that_refuses_is_one_sentence_and_what_to_try(run: Any, node: Any, fake: ModuleType) -> None:
     result = await run("connect", fake.DEAD_ADDRESS)
     assert (result.code, result.out) == (1, "")
@@ -256,6 +271,7 @@ async def test_stop_ends_the_node_and_waits_for_it(run: Any, node: Any, data_dir
         ("status",),
         ("stop",),
         ("peers",),
+        ("helpers",),
         ("connect", "/ip4/127.0.0.1/tcp/1"),
         ("disconnect", "x"),
         ("channel", "list"),

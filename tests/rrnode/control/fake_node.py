@@ -40,6 +40,7 @@ class FakeNode:
         self.height = 100
         self.orders: list[m.PayOrder] = []
         self._peers: dict[PeerId, m.PeerInfo] = {}
+        self.helping: tuple[m.HelperInfo, ...] = ()
         self._channels: dict[str, m.ChannelInfo] = {}
         self._due: list[tuple[m.ChannelInfo, str]] = []
         self._payments: dict[str, m.PaymentInfo] = {}
@@ -84,6 +85,9 @@ class FakeNode:
 
     async def peers(self) -> tuple[m.PeerInfo, ...]:
         return tuple(self._peers.values())
+
+    async def helpers(self) -> tuple[m.HelperInfo, ...]:
+        return self.helping
 
     async def connect(self, address: str) -> m.PeerInfo:
         peer = peer_of_address(address)

@@ -38,7 +38,7 @@ async def test_reading_answers_with_the_documented_models(client: httpx.AsyncCli
         answer = await client.get(f"/v1/{path}")
         assert answer.status_code == 200, path
         assert model.model_validate_json(answer.text).model_dump(mode="json") == answer.json()
-    for path in ("peers", "channels", "payments", "promises"):
+    for path in ("peers", "helpers", "channels", "payments", "promises"):
         assert (await client.get(f"/v1/{path}")).json() == []
 
 

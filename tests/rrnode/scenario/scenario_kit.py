@@ -16,6 +16,7 @@ from protocols.payment.events import Payment, PayPhase
 from protocols.units import BlockDelta, BlockHeight
 from rrnode.chain.base import ChainBackend
 from rrnode.chain.kernel import KernelChain
+from rrnode.chain.remote import RemoteChain
 from rrnode.config.settings import ChannelSettings, FeeSettings, LockSettings, RoleSettings, Settings, WaitSettings
 from rrnode.control import models as m
 from rrnode.dispatcher import Halted
@@ -125,16 +126,28 @@ class SharedChain(KernelChain):
 
 
 class Actor:
-    """One node: its directory and words outlive its process, which `start` and `kill` begin and end."""
+    """One node: its directory and words outlive its process, which `start` and `kill` begin and end.
 
-    def __init__(self, world: "World", name: str, *, routes: bool, **settings: Any) -> None:
-        self.world, self.name = world, name
-        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes else ()
+    `serves_chain` gives it the `chain` switch; with `helpers` (addresses of such nodes) it has no chain of its own.
+    """
+
+    def __init__(
+        self,
+        world: "World",
+        name: str,
+        *,
+        routes: bool,
+        serves_chain: bool = False,
+        helpers: tuple[str, ...] = (),
+        **settings: Any,
+    ) -> None:
+        self.world, self.name, self._helpers = world, name, helpers
+        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or serves_chain else ()
         data_dir = world.directory / name
         data_dir.mkdir(mode=0o700)
         self.settings = Settings(
             data_dir=data_dir,
-            roles=RoleSettings(route=routes),
+            roles=RoleSettings(route=routes, chain=serves_chain),
             # C's delta fits into the payer's least slack, so that the way through C can always stand in for a shorter one.
             locks=LockSettings(lock_delta=BlockDelta(3 if name == "C" else 6), final_lock=BlockDelta(9)),
             channels=ChannelSettings(
@@ -181,7 +194,7 @@ class Actor:
                     store=store,
                     wallet=Wallet.open(self.keys, store),
                     host=host,
-                    backend=self.world.backend(),
+                    backend=RemoteChain(host, self._helpers, REGTEST) if self._helpers else self.world.backend(),
                     throw_away=self.world.throw_away,
                     clock=time.time,
                 )
