@@ -7,7 +7,7 @@ import trio
 from scenario_kit import BURN, World
 
 from protocols.payment.events import ChainReserveChanged
-from rrnode.chain import follower
+from rrnode.chain.base import WholeChain
 from rrnode.dispatcher import Dispatcher
 from rrnode.services import following
 
@@ -24,11 +24,11 @@ async def test_nothing_is_taken_on_before_the_chain_is_read_up_to_its_end(
     height = (await net.chain.tip()).height
     told: list[int] = []
     first = trio.Event()
-    fetch, step = follower._fetch, Dispatcher._step
+    read, step = WholeChain.transactions, Dispatcher._step
 
     async def slowly(*arguments: Any) -> Any:
         await trio.sleep(0.01)  # as real blocks take their time: the neighbour is linked again meanwhile
-        return await fetch(*arguments)
+        return await read(*arguments)
 
     def note(self: Dispatcher, event: Any, effects: list[Any]) -> None:
         theirs = self is alice.node.dispatcher
@@ -37,7 +37,7 @@ async def test_nothing_is_taken_on_before_the_chain_is_read_up_to_its_end(
             first.set()
         step(self, event, effects)
 
-    monkeypatch.setattr(follower, "_fetch", slowly)
+    monkeypatch.setattr(WholeChain, "transactions", slowly)
     monkeypatch.setattr(Dispatcher, "_step", note)
     await bob.start()
     await bob.until("the chain's end", lambda: bob.node.following.height == height)
