@@ -19,6 +19,7 @@ from protocols.wire.chain import GetHeaders, Headers
 from rrnode.services.helpers import Helper
 from rrnode.services.limits import printable
 
+NEWS_EVERY = 0.2  # seconds at least between two looks at one helper: each makes us ask all the others too
 _RESTARTS = 5  # times that a helper may change its branch while we read it
 
 Now = Callable[[], UnixTime]
@@ -49,6 +50,7 @@ class HeaderSync:
             helper.synced = trio.Event()
             self._changed()
             await helper.news.wait()
+            await trio.sleep(NEWS_EVERY)
 
     async def _sync(self, helper: Helper) -> None:
         branch: Branch | None = None

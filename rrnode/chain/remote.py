@@ -57,7 +57,7 @@ from rrnode.services.limits import printable
 START_WITHIN = 20.0  # seconds without a new header after which a start makes do with the helpers that are there
 MOST_SPENDS = 10_000  # spends seen in blocks that are remembered
 AGAIN_FOR = 20  # blocks during which a transaction is published again; who needs it longer publishes it anew
-MOST_AGAIN = 64  # packages published again
+MOST_AGAIN = 32  # packages published again: helpers take bursts of 200, and others are waiting
 
 T = TypeVar("T")
 log = structlog.get_logger("rrnode.chain")
@@ -284,8 +284,10 @@ class RemoteChain(ChainBackend):
         header = self._headers.at(ref.height)
         if header is None or header.hash != ref.hash:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
-        found = await self._blocks.read(header, ref.height, interests)
+        published = Interests(txids=frozenset(self._again))
+        found = await self._blocks.read(header, ref.height, interests | published)
         for tx in found:
+            self._again.pop(tx.txid, None)
             for prevout in interests.outpoints.intersection(tx.prevouts):
                 _keep(self._spent, prevout, (ref.height, ref.hash))
         return found

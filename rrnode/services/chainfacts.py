@@ -124,7 +124,7 @@ class ChainFactsServer:
         self._clients: dict[PeerId, _Client] = {}
         self._best: tuple[BlockRef, bytes] | None = None  # with its header
         self._arrivals = Allowance(per_key=1, burst=20, total=1000)
-        self._publications = Allowance(per_key=2, burst=50, total=100)  # each costs Bitcoin Core a validation
+        self._publications = Allowance(per_key=5, burst=200, total=100)  # each costs Bitcoin Core a validation
         host.handle(PROTOCOL, self._serve)
 
     def __len__(self) -> int:
@@ -267,7 +267,7 @@ class ChainFactsServer:
                 return Output(number, output[0], output[1], (output[2],))
             case Publish(transactions=transactions):
                 if not self._publications.take(one_sender(client.stream.remote_address, client.stream.peer)):
-                    return Refused(number, RefusalCode.TOO_FAST, "more than 2 publications a second")
+                    return Refused(number, RefusalCode.TOO_FAST, "more than 5 publications a second")
                 result = await self._chain.publish(transactions)
                 return Published(number, _VERDICTS[result.verdict], printable(result.reason)[:256])
             case GetFeerate(within_blocks=within_blocks):

@@ -512,6 +512,44 @@ async def test_what_liars_only_say_they_published_is_published_when_an_honest_he
     await scene.until(lambda: tuple(scene.chain.mempool_now.entries) == (tx.txid,))
 
 
+async def test_what_is_in_a_block_is_published_no_more(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    seen = []
+
+    async def note(request, answer):
+        if isinstance(request, Publish):
+            seen.append(three.chain.index.tip.height)
+        return answer
+
+    three.servers[0].lie = note
+    tx = kit.pay([kit.coin(coin)], 1000)
+    await three.remote.publish((tx.raw,))
+    at = three.chain.index.tip.height
+    for _ in range(4):
+        await three.chain.mine(1, kit.LOCKED)
+        await three.told()
+    assert seen in ([at], [at, at + 1])  # at most once more, when its block came
+
+
+async def test_a_helper_that_cries_news_all_the_time_keeps_nobody_busy(three, kit, autojump_clock):
+    await three.follow()
+    asked = []
+
+    async def note(request, answer):
+        asked.append(request)
+        return answer
+
+    three.servers[0].lie = note
+    (client,) = three.servers[1]._clients.values()
+    began = trio.current_time()
+    while trio.current_time() < began + 10:
+        client.tell_news()
+        with trio.move_on_after(0.01):
+            await three.follower.next()
+    assert len(asked) < 60
+
+
 async def test_with_no_helper_at_all_publishing_says_so(three, kit, autojump_clock):
     for number in range(3):
         three.part(number)

@@ -2,11 +2,13 @@
 paid, closes together and by force, and its coins come back.
 """
 
+import pytest
 from scenario_kit import Actor, World, eventually
 from trio.testing import MockClock
 
 from protocols.payment.events import PayPhase
 from protocols.units import Sat
+from rrnode.errors import UserError
 
 CAPACITY = 1_000_000  # satoshi
 
@@ -69,8 +71,11 @@ async def test_below_the_least_number_of_helpers_it_takes_on_nothing_new_and_say
     await eventually("doubt", lambda: not a.node.chain_ready)
     assert a.node.following.problem.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
     assert (await a.owner.status()).chain.problem == a.node.following.problem
+    await eventually("the engine to know", lambda: a.node.following.reserve.confirmed_sat is None)
+    with pytest.raises(UserError, match="no payment can be made safely"):
+        await a.pay((await b.owner.contact()).contact, 50_000_000)
     found = await a.owner.helpers()
     assert sorted(each.problem for each in found) == ["", "not connected", "not connected"]
     await helpers[0].start()
-    await eventually("two helpers", lambda: a.node.chain_ready)
+    await a.takes_new_things_at(a.node.follower.height)
     assert (await a.pay((await b.owner.contact()).contact, 50_000_000)).phase is PayPhase.PAID
