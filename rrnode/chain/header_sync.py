@@ -36,6 +36,7 @@ class HeaderSync:
 
     def __init__(self, chain: HeaderChain, *, now: Now, changed: Callable[[], None]) -> None:
         self.chain, self._now, self._changed = chain, now, changed
+        self._followed: set[Helper] = set()
 
     async def keep(self, helper: Helper) -> None:
         """Follow one helper for as long as its stream stands.
@@ -43,14 +44,18 @@ class HeaderSync:
         Raises:
             PeerProtocolError: its headers break a rule; its record says so.
         """
-        while True:
-            helper.news = trio.Event()
-            await self._sync(helper)
-            helper.synced.set()
-            helper.synced = trio.Event()
-            self._changed()
-            await helper.news.wait()
-            await trio.sleep(NEWS_EVERY)
+        self._followed.add(helper)
+        try:
+            while True:
+                helper.news = trio.Event()
+                await self._sync(helper)
+                helper.synced.set()
+                helper.synced = trio.Event()
+                self._changed()
+                await helper.news.wait()
+                await trio.sleep(NEWS_EVERY)
+        finally:
+            self._followed.discard(helper)
 
     async def _sync(self, helper: Helper) -> None:
         branch: Branch | None = None
@@ -86,8 +91,12 @@ class HeaderSync:
             if branch is None:
                 raise InvalidHeader("headers that follow no block of ours")
         branch.extend(headers, self._now())
+        reorganises = branch.fork < self.chain.height
         if self.chain.adopt(branch):
             self._changed()
+            if reorganises:  # who was on the best chain may be on a fork now: they are looked at again
+                for helper in self._followed:
+                    helper.news.set()
         elif self.chain.height_of(branch.last.hash) is not None:
             branch.rebase()  # another helper brought the same headers meanwhile
         return branch

@@ -8,7 +8,7 @@ Transactions go to all helpers, again at each new block.
 
 import random
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ import structlog
 import trio
 
 from bootstrap.networks import Network
-from protocols.errors import DecodeError
 from protocols.ids import Txid
 from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Header, HeaderChain
@@ -28,9 +27,6 @@ from protocols.wire.chain import (
     Feerate,
     GetFeerate,
     GetOutput,
-    Publish,
-    Published,
-    VerdictCode,
 )
 from rrnode.chain.base import (
     NO_INTERESTS,
@@ -39,25 +35,22 @@ from rrnode.chain.base import (
     Interests,
     OutputState,
     PublishResult,
-    Verdict,
 )
 from rrnode.chain.evidence import BadProof, included, shown
 from rrnode.chain.header_sync import HeaderSync
-from rrnode.chain.parse import Output, Tx, outpoint, parse_transaction
+from rrnode.chain.parse import Output, Tx, outpoint
 from rrnode.chain.remote_blocks import BEHIND_WAIT, RemoteBlocks
 from rrnode.chain.remote_mempool import RemoteMempool
+from rrnode.chain.remote_publish import RemotePublisher
 from rrnode.chain.scopes import background
 from rrnode.errors import ChainUnavailable
 from rrnode.host.base import Host
 from rrnode.host.dialer import Dialer, Source, VolatileBook
 from rrnode.host.peer_text import split_address, to_text
 from rrnode.services.helpers import Helper, Helpers
-from rrnode.services.limits import printable
 
 START_WITHIN = 20.0  # seconds without a new header after which a start makes do with the helpers that are there
-MOST_SPENDS = 10_000  # spends seen in blocks that are remembered
-AGAIN_FOR = 20  # blocks during which a transaction is published again; who needs it longer publishes it anew
-MOST_AGAIN = 32  # packages published again: helpers take bursts of 200, and others are waiting
+MOST_KEPT = 10_000  # outputs of which it is remembered that a block made or spent them
 
 T = TypeVar("T")
 log = structlog.get_logger("rrnode.chain")
@@ -131,9 +124,9 @@ class RemoteChain(ChainBackend):
         self._mempool = RemoteMempool(
             ask_all=self._ask_all, version=lambda: self._version, known_output=self._known_output
         )
+        self._publisher = RemotePublisher(self._helpers.all, self._headers, changed=self._wait_changed)
         self._made: OrderedDict[bytes, _Made] = OrderedDict()
         self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
-        self._again: OrderedDict[Txid, tuple[tuple[bytes, ...], BlockHeight]] = OrderedDict()
 
     def helpers(self) -> tuple[HelperStatus, ...]:
         return tuple(helper.standing.status(self._headers.height) for helper in self._helpers.all)
@@ -147,7 +140,7 @@ class RemoteChain(ChainBackend):
         """
         async with self._own_host.running() if self._own_host else nullcontext(), background() as nursery:
             nursery.start_soon(self._helpers.run)
-            nursery.start_soon(self._publish_again)
+            nursery.start_soon(self._publisher.run)
             nursery.start_soon(self._dialer.run)
             await self._first_answers()
             yield
@@ -162,6 +155,9 @@ class RemoteChain(ChainBackend):
             elif patience.cancelled_caught:
                 await self._wait_ready()
                 return
+
+    async def _wait_changed(self) -> None:
+        await self._changed.wait()
 
     def _touch(self) -> None:
         self._version += 1
@@ -284,10 +280,10 @@ class RemoteChain(ChainBackend):
         header = self._headers.at(ref.height)
         if header is None or header.hash != ref.hash:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
-        published = Interests(txids=frozenset(self._again))
+        published = Interests(txids=self._publisher.waiting)
         found = await self._blocks.read(header, ref.height, interests | published)
+        self._publisher.confirmed(tx.txid for tx in found)
         for tx in found:
-            self._again.pop(tx.txid, None)
             for prevout in interests.outpoints.intersection(tx.prevouts):
                 _keep(self._spent, prevout, (ref.height, ref.hash))
         return found
@@ -410,55 +406,9 @@ class RemoteChain(ChainBackend):
     # --- publishing and fees ----------------------------------------------------------------------------------------
 
     async def publish(self, transactions: tuple[bytes, ...]) -> PublishResult:
-        try:
-            key = parse_transaction(transactions[-1]).txid
-        except DecodeError as error:
-            return PublishResult(verdict=Verdict.REFUSED, reason=f"TX decode failed: {error}")
-        answers = await self._give_to_all(transactions)
-        verdicts = {answer.verdict for answer in answers.values()}
-        taken = verdicts & {VerdictCode.ACCEPTED, VerdictCode.KNOWN}
-        if not taken:
-            reasons = Counter(answer.reason for answer in answers.values())
-            return PublishResult(verdict=Verdict.REFUSED, reason=reasons.most_common(1)[0][0])
-        for helper, answer in answers.items():
-            if answer.verdict == VerdictCode.REFUSED:
-                helper.standing.disagreed(f"it refused to publish what others took: {answer.reason}")
-        _keep(self._again, key, (transactions, self._headers.height), MOST_AGAIN)
-        self._touch()
-        accepted = VerdictCode.ACCEPTED in verdicts
-        return PublishResult(verdict=Verdict.ACCEPTED if accepted else Verdict.KNOWN)
-
-    async def _give_to_all(self, transactions: tuple[bytes, ...]) -> dict[Helper, Published]:
-        """Also to helpers that lag or lied: one that publishes it is enough. Raises ChainUnavailable when nobody answers."""
-        answers: dict[Helper, Published] = {}
-
-        async def one(helper: Helper) -> None:
-            answer = await helper.ask(lambda number: Publish(number, transactions))
-            if isinstance(answer, Published):
-                answers[helper] = Published(answer.request, answer.verdict, printable(answer.reason))
-
-        async with trio.open_nursery() as nursery:
-            for helper in self._helpers.all:
-                nursery.start_soon(one, helper)
-        if not answers:
-            raise ChainUnavailable(f"no helper takes a transaction: {self._troubles()}")
-        return answers
-
-    async def _publish_again(self) -> None:
-        """A mempool forgets, and a helper may only have said that it took something: at each new block all is given again."""
-        tip = self._headers.tip.hash
-        while True:
-            while self._headers.tip.hash == tip:
-                await self._changed.wait()
-            tip = self._headers.tip.hash
-            for key, (transactions, since) in tuple(self._again.items()):
-                if self._headers.height - since > AGAIN_FOR:
-                    self._again.pop(key, None)
-                    continue
-                try:
-                    await self._give_to_all(transactions)
-                except ChainUnavailable as error:
-                    log.debug("chain.not_published_again", reason=str(error))
+        result = await self._publisher.publish(transactions)
+        self._touch()  # mempools have changed, before anybody tells
+        return result
 
     async def feerate(self, within_blocks: int) -> FeeRate:
         answers = await self._ask_all(lambda helper: self._estimate(helper, min(max(within_blocks, 1), 1008)))
@@ -479,13 +429,9 @@ def _ref(height: BlockHeight, header: Header) -> BlockRef:
     return BlockRef(height=height, hash=header.hash, previous=header.previous, time=header.time)
 
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-def _keep(table: "OrderedDict[K, V]", key: K, value: V, most: int = MOST_SPENDS) -> None:
+def _keep(table: "OrderedDict[bytes, T]", key: bytes, value: T) -> None:
     """Put it last; the first ones go when there are too many."""
     table[key] = value
     table.move_to_end(key)
-    while len(table) > most:
+    while len(table) > MOST_KEPT:
         table.popitem(last=False)

@@ -4,7 +4,6 @@ A helper that could not answer in time for a block is asked again when it is bac
 was away while liars answered.
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, field
 
@@ -57,7 +56,7 @@ class RemoteBlocks:
     def __init__(self, headers: HeaderChain, *, least: int, ask_all: AskAll) -> None:
         self._headers, self._least, self._ask_all = headers, least, ask_all
         self._interests = NO_INTERESTS
-        self._asked: OrderedDict[bytes, _Asked] = OrderedDict()
+        self._asked: dict[bytes, _Asked] = {}  # the highest ones
 
     async def read(self, header: Header, height: BlockHeight, interests: Interests) -> tuple[Tx, ...]:
         """What of a block of the best chain concerns the interests, in its order. Raises ChainUnavailable."""
@@ -75,9 +74,8 @@ class RemoteBlocks:
                 helper.lied(f"it kept silent about {shown(proven[n].txid for n in missing)} in block {height}")
         heard = {helper.peer for helper in answers}
         self._asked[header.hash] = _Asked(height, heard, places, before.late if before is not None else {})
-        self._asked.move_to_end(header.hash)
         while len(self._asked) > BLOCKS_KEPT:
-            self._asked.popitem(last=False)
+            del self._asked[min(self._asked, key=lambda each: self._asked[each].height)]
         return tuple(proven[place] for place in sorted(places))
 
     def doubtful(self, relied_on: Set[PeerId]) -> BlockHeight | None:
