@@ -103,7 +103,7 @@ class RemoteChain(ChainBackend):
             own_host: `host` when nobody else runs it: it then runs while the backend does.
             clock: seconds since 1970.
         """
-        self._own_host = own_host
+        self._host, self._own_host = host, own_host
         self._network, self._policy = network, policy or RemotePolicy()
         self._headers = HeaderChain(network.pow_rules, network.checkpoint)
         self._sync = HeaderSync(self._headers, now=lambda: UnixTime(int(clock())), changed=self._touch)
@@ -129,7 +129,20 @@ class RemoteChain(ChainBackend):
         self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
 
     def helpers(self) -> tuple[HelperStatus, ...]:
-        return tuple(helper.standing.status(self._headers.height) for helper in self._helpers.all)
+        found = []
+        for helper in self._helpers.all:
+            if not helper.standing.connected:
+                helper.standing.trouble = self._why_away(helper)
+            found.append(helper.standing.status(self._headers.height))
+        return tuple(found)
+
+    def _why_away(self, helper: Helper) -> str:
+        if helper.said_why:
+            return helper.said_why
+        if helper.peer in self._host.connected():
+            return "linked, but it does not serve the chain"
+        error = next((dial.last_error for dial in self._dialer.status() if dial.peer == helper.peer), None)
+        return f"not connected: {error}" if error else "not connected"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -191,7 +204,8 @@ class RemoteChain(ChainBackend):
 
     def _trouble(self, helper: Helper) -> str:
         standing = helper.standing
-        what = standing.trouble or (f"lied: {standing.last_lie}" if standing.lies else "")
+        what = standing.trouble if standing.connected else self._why_away(helper)
+        what = what or (f"lied: {standing.last_lie}" if standing.lies else "")
         if not what:
             what = f"behind, at block {standing.height}" if self._is_behind(helper) else "fine"
         return f"…{to_text(helper.peer)[-6:]} {what}"

@@ -37,7 +37,6 @@ from rrnode.services.sessions import Sessions
 log = structlog.get_logger(__name__)
 
 _QUEUED = 16  # requests of one helper that wait to be written
-_NOT_CONNECTED = "not connected"
 
 
 class _Waiting:
@@ -58,12 +57,14 @@ class Helper:
         watched: what it was told, on this stream, that concerns us.
         news: set when it pushed `News`.
         synced: set when its headers were followed once more.
+        said_why: the reason it gave for ending the last stream, for people; "" when it gave none.
     """
 
     def __init__(self, peer: PeerId, answer_within: float) -> None:
         self.standing = Standing(peer)
         self.watched = Interests()
         self.news, self.synced = trio.Event(), trio.Event()
+        self.said_why = ""
         self._answer_within = answer_within
         self._stream: FrameStream | None = None
         self._requests = count(1)
@@ -152,7 +153,7 @@ class Helper:
         """
         outgoing, to_write = trio.open_memory_channel[tuple[bytes, ...]](_QUEUED)
         self._stream, self._outgoing, self.watched = stream, outgoing, Interests()
-        self.standing.connected, self.standing.trouble = True, "its headers are being followed"
+        self.standing.connected, self.standing.trouble, self.said_why = True, "its headers are being followed", ""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, stream, to_write)
@@ -162,9 +163,7 @@ class Helper:
         finally:
             self._stream = self._outgoing = None
             to_write.close()
-            self.standing.connected = False
-            if not self.standing.trouble.startswith("says: "):
-                self.standing.trouble = _NOT_CONNECTED
+            self.standing.connected, self.standing.trouble = False, "not connected"
             for waiting in self._waiting.values():
                 waiting.came.set()
 
@@ -186,7 +185,7 @@ class Helper:
             elif isinstance(message, News):
                 self.news.set()
             elif isinstance(message, Stop):
-                self.standing.trouble = f"says: {printable(message.reason)}"
+                self.said_why = f"it said: {printable(message.reason)}"
                 return
             elif message is not None:
                 raise PeerProtocolError(f"{type(message).__name__} from a helper")

@@ -17,6 +17,7 @@ from protocols.light.headers import parse_header, split_headers
 from protocols.units import FeeRate
 from protocols.wire import chain as wire
 from protocols.wire.chain import (
+    PROTOCOL,
     Feerate,
     GetFeerate,
     GetHeaders,
@@ -246,7 +247,7 @@ async def test_a_helper_that_was_away_is_heard_when_it_is_back(three, kit, autoj
     height = three.chain.index.tip.height
     assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) not in await three.told()
     await three.chain.mine(3, kit.LOCKED)
-    assert three.status(2).trouble == "not connected"
+    assert three.status(2).trouble.startswith("not connected")
     await three.heal(2)
     facts = await three.told()
     assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) in facts
@@ -642,6 +643,19 @@ async def test_answers_to_other_questions_and_none_at_all_change_nothing(three, 
     assert three.follower.trouble is None
     assert "\x1b" not in repr(three.status(0)).replace("\\x1b", "\x1b")
     assert not three.status(1).lies
+
+
+async def test_why_a_helper_is_away_is_said(three, kit, autojump_clock):
+    three.servers[0]._most = 0
+    three.network.cut(three.client.peer_id, three.hosts[0].peer_id)
+    three.hosts[1]._handlers.pop(PROTOCOL)
+    three.network.cut(three.client.peer_id, three.hosts[1].peer_id)
+    three.part(2)
+    await trio.sleep(30)
+    full, none, away = (each.trouble for each in three.remote.helpers())
+    assert full == "it said: this node serves all the clients it can"
+    assert none == "linked, but it does not serve the chain"
+    assert away.startswith("not connected: ")
 
 
 async def test_a_start_without_any_helper_says_so_and_with_one_makes_do(scene, kit, autojump_clock):

@@ -75,7 +75,7 @@ async def test_below_the_least_number_of_helpers_it_takes_on_nothing_new_and_say
     with pytest.raises(UserError, match="no payment can be made safely"):
         await a.pay((await b.owner.contact()).contact, 50_000_000)
     found = await a.owner.helpers()
-    assert sorted(each.problem for each in found) == ["", "not connected", "not connected"]
+    assert sorted(each.problem[:13] for each in found) == ["", "not connected", "not connected"]
     await helpers[0].start()
     await a.takes_new_things_at(a.node.follower.height)
     assert (await a.pay((await b.owner.contact()).contact, 50_000_000)).phase is PayPhase.PAID
