@@ -24,6 +24,7 @@ ANCHOR_INPUT_WEIGHT = 4 * 41 + 1
 MAX_STANDARD_V3_WEIGHT = 40_000  # BIP 431: 10,000 virtual bytes
 JOINED_HTLCS = 48  # HTLC transactions that fit into one of that size, with a dozen coins for its fee
 OTHER_OUTPUTS = 3  # of a commitment: to_local, to_remote and the anchor
+MAX_STANDARD_V3_CHILD_WEIGHT = 4_000  # of a transaction with an unconfirmed parent
 _SWEEP_BASE_WEIGHT = 4 * (4 + 1 + 41 + 1 + 31 + 4) + 2  # one input, one P2WPKH output, marker and flag
 
 

@@ -54,8 +54,8 @@ def build(
 ) -> Remedy | None:
     """Sign for every output that the plan prices; None when that is none.
 
-    The commitment is put together once more from all of this and must have the txid: a remedy that fits nothing would only
-    be noticed when it is too late.
+    The commitment is put together once more from all of this and must have the txid, and the key must be its revocation
+    key: a remedy that fits nothing would only be noticed when it is too late.
 
     Args:
         outputs: the record of the state (`records.decode`), of which the plan was made.
@@ -79,8 +79,8 @@ def build(
         secret=derive_revocation_privkey(keys.revocation_secret, secret),
         payout=scripts.hash160(keys.payment_basepoint),
     )
-    if _txid_of(outputs, number, params, signing) != txid:
-        raise MisuseError(f"what is known of revoked commitment {number} does not give its txid")
+    if _txid_of(outputs, number, params, signing) != txid or ec.point_of(signing.secret) != revocation:
+        raise MisuseError(f"what is known of revoked commitment {number} does not give its txid and revocation key")
     balance: BalancePair | None = None
     htlcs: list[HtlcPair] = []
     for priced in plan.priced:

@@ -400,18 +400,26 @@ def funding_script() -> bytes:
     return funding_output_script(ALICE.points, BOB.points)
 
 
-@pytest.fixture
-def chain_kit() -> ModuleType:
-    """Coins, transactions and an embedded chain: the kit of the chain's own tests."""
-    name = "chain_kit"
+def _loaded(name: str, path: Path) -> ModuleType:
     if name not in sys.modules:
-        path = Path(__file__).parents[2] / "rrnode" / "chain" / "chain_kit.py"
         spec_of_kit = importlib.util.spec_from_file_location(name, path)
         assert spec_of_kit is not None
         assert spec_of_kit.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec_of_kit)
         spec_of_kit.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+@pytest.fixture
+def chain_kit() -> ModuleType:
+    """Coins, transactions and an embedded chain: the kit of the chain's own tests."""
+    return _loaded("chain_kit", Path(__file__).parents[2] / "rrnode" / "chain" / "chain_kit.py")
+
+
+@pytest.fixture(scope="session")
+def breaches() -> ModuleType:
+    """Revoked commitments and what a hunter makes of their remedies."""
+    return _loaded("breach_kit", Path(__file__).with_name("breach_kit.py"))
 
 
 @pytest.fixture
