@@ -107,9 +107,7 @@ class Breach:
 
     def plan(self, config: BountyConfig | None = None) -> Plan:
         stake = self.capacity // 50 if self.stake is None else self.stake
-        return policy.plan(
-            self.outputs, capacity=Sat(self.capacity), stake=Sat(stake), config=config or BountyConfig()
-        )
+        return policy.plan(self.outputs, capacity=Sat(self.capacity), stake=Sat(stake), config=config or BountyConfig())
 
     def remedy(self, config: BountyConfig | None = None) -> Remedy | None:
         return pairs.build(

@@ -82,6 +82,12 @@ def test_a_state_that_holds_nothing_for_the_cheat_needs_no_bounty(breaches: Any)
     assert plan.deters
 
 
+@pytest.mark.parametrize(("trimmed", "deters"), [(19, True), (20, False)])
+def test_what_was_trimmed_is_lost_for_the_victim_and_counts(breaches: Any, trimmed: int, deters: bool) -> None:
+    plan = breaches.Breach(bob=50_000, htlcs=((False, 353, 500),) * trimmed, stake=12_000).plan()
+    assert (plan.bounties, plan.trimmed, plan.deters) == (5_000, 353 * trimmed, deters)
+
+
 @pytest.mark.parametrize(
     ("balance", "stake"),
     [(0, 0), (353_999, 0), (354_000, 354), (199_999_999, 199_999), (200_000_000, 200_000), (10**9, 200_000)],

@@ -159,7 +159,7 @@ def test_a_count_of_htlcs_that_are_not_there_is_refused(breaches: Any, count: in
     plain = bytearray(remedy.encode(breaches.Breach(htlcs=((True, 400_000, 500),)).remedy()))
     assert plain[222] == 1
     plain[222] = count
-    with pytest.raises(DecodeError, match="1 to 228 wanted|breaks off"):
+    with pytest.raises(DecodeError, match=r"1 to 228 wanted|breaks off"):
         remedy.decode(bytes(plain))
 
 
