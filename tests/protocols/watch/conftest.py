@@ -241,7 +241,9 @@ class Scene:
         preimage = preimage_of(f"received {htlc_id}")
         return self.tell(SettleHtlc(channel_id=CHANNEL, htlc_id=htlc_id, preimage=preimage))
 
-    def tell_spent(self, outpoint: Outpoint, raw: bytes, height: int | None) -> list[tuple[Any, ...]]:
+    def tell_spent(
+        self, outpoint: Outpoint, raw: bytes, height: int | None, record: bytes = b""
+    ) -> list[tuple[Any, ...]]:
         """`raw` spends the output; its own outputs exist from now on."""
         parsed = tx.parse(raw)
         txid = parsed.txid()
@@ -252,15 +254,14 @@ class Scene:
         position = [(each.txid, each.index) for each in parsed.inputs].index((outpoint.txid, outpoint.index))
         if (outpoint.txid, outpoint.index) != (self.funding.txid, self.funding.index):
             self.names.setdefault((txid, position), f"output of {self.name(outpoint)}")
-        return self.tell(
-            OutputSpent(outpoint=outpoint, transaction=raw, height=None if height is None else BlockHeight(height))
-        )
+        at = None if height is None else BlockHeight(height)
+        return self.tell(OutputSpent(outpoint=outpoint, transaction=raw, height=at, record=record))
 
     def tell_gone(self, outpoint: Outpoint) -> list[tuple[Any, ...]]:
         return self.tell(SpendGone(outpoint=outpoint))
 
-    def tell_close(self, raw: bytes, height: int | None) -> list[tuple[Any, ...]]:
-        return self.tell_spent(self.funding, raw, height)
+    def tell_close(self, raw: bytes, height: int | None, record: bytes = b"") -> list[tuple[Any, ...]]:
+        return self.tell_spent(self.funding, raw, height, record)
 
     # --- transactions
 
