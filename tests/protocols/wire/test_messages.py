@@ -212,4 +212,4 @@ def test_what_a_watcher_is_sent_and_sends_at_most_fits_a_frame(message):
 
 
 def test_remedies_have_the_sizes_that_the_wire_takes():
-    assert (watch.SMALLEST_SEALED, watch.LARGEST_SEALED) == (min(SEALED_SIZES), max(SEALED_SIZES))
+    assert (min(SEALED_SIZES), max(SEALED_SIZES)) == (watch.SMALLEST_SEALED, watch.LARGEST_SEALED)
