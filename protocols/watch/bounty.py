@@ -62,7 +62,8 @@ def assemble(
     """Claims of confirmed outputs, of one breach or several, each at most 10,000 virtual bytes (BIP 431).
 
     Of several pairs for one output the one with the larger bounty is taken. A pair whose bounty does not pay for its own
-    room is left for a cheaper day.
+    room is left for a cheaper day. One output that somebody else spends first makes the whole claim void: assemble it anew
+    without that one, and claims of different breaches apart where one of them seems made to hold the others up.
 
     Args:
         pairs: of confirmed and unspent outputs (`pairs.check`).
@@ -72,9 +73,8 @@ def assemble(
     waiting = _worth_it(pairs, feerate)
     if isinstance(waiting, NoClaim):
         return waiting
-    claims = []
-    while waiting:
-        taken = _fitting(waiting, MAX_STANDARD_V3_WEIGHT - _fixed_weight(script))
+    claims, room = [], MAX_STANDARD_V3_WEIGHT - _fixed_weight(script)
+    while taken := _fitting(waiting, room):
         waiting = waiting[len(taken) :]
         claim = _claim(taken, script, feerate, least_fee=least_fee)
         if claim is not None:
@@ -103,6 +103,10 @@ def assemble_child(
         coins: confirmed ones, used as far as the bounties alone leave no output worth having, the first first.
         least_fee: as for `assemble`: more than the child of the breach that it shall replace.
         least_reward: below it there is no claim; negative for a hunter who pays in advance for what follows.
+
+    Raises:
+        DecodeError: the breach is no transaction.
+        MisuseError: a pair of another transaction.
     """
     parent = tx.parse(breach)
     txid = parent.txid()

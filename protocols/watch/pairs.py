@@ -43,14 +43,7 @@ class Pair:
 
 
 def build(
-    plan: Plan,
-    outputs: tuple[RevokedOutput, ...],
-    *,
-    number: int,
-    txid: Txid,
-    params: CommitmentParams,
-    keys: ChannelKeys,
-    secret: bytes,
+    plan: Plan, *, number: int, txid: Txid, params: CommitmentParams, keys: ChannelKeys, secret: bytes
 ) -> Remedy | None:
     """Sign for every output that the plan prices; None when that is none.
 
@@ -58,14 +51,13 @@ def build(
     key: a remedy that fits nothing would only be noticed when it is too late.
 
     Args:
-        outputs: the record of the state (`records.decode`), of which the plan was made.
         number, txid: of the revoked commitment.
         params: of the neighbour's commitments.
         keys: ours.
         secret: the per-commitment secret that they revealed.
 
     Raises:
-        MisuseError: these do not belong together, or the record has more HTLCs than a commitment can.
+        MisuseError: these do not belong together.
     """
     point = ec.point_of(secret)
     revocation = derive_revocation_pubkey(params.countersignatory.revocation, point)
@@ -79,7 +71,7 @@ def build(
         secret=derive_revocation_privkey(keys.revocation_secret, secret),
         payout=scripts.hash160(keys.payment_basepoint),
     )
-    if _txid_of(outputs, number, params, signing) != txid or ec.point_of(signing.secret) != revocation:
+    if _txid_of(plan.outputs, number, params, signing) != txid or ec.point_of(signing.secret) != revocation:
         raise MisuseError(f"what is known of revoked commitment {number} does not give its txid and revocation key")
     balance: BalancePair | None = None
     htlcs: list[HtlcPair] = []

@@ -79,12 +79,14 @@ class Plan:
     """The bounties of one revoked state.
 
     Attributes:
+        outputs: the state's record.
         priced: to_local first, then HTLCs, the largest first.
         left: without a pair.
         stake: what the cheat loses by publishing this state.
         trimmed: what has no output in it: anchor and fee, gone for both sides.
     """
 
+    outputs: tuple[RevokedOutput, ...]
     priced: tuple[Priced, ...]
     left: tuple[Left, ...]
     stake: Sat
@@ -99,7 +101,8 @@ class Plan:
     def deters(self) -> bool:
         """Whether strangers alone make this state a loss for the cheat and none for the victim: even a cheat that takes
         every bounty and every output without a pair ends poorer than by closing honestly, and its victim no poorer.
-        True, too, when the state has no output that could be taken."""
+        True, too, when the state has no output that could be taken. What the cheat takes by an HTLC transaction before any
+        claim is not in this: for that the victim itself must come back in time."""
         if not self.priced and not self.left:
             return True
         return self.bounties + sum(each.output.value for each in self.left) + self.trimmed < self.stake
@@ -146,6 +149,7 @@ def plan(outputs: tuple[RevokedOutput, ...], *, capacity: Sat, stake: Sat, confi
         budget -= least
     total = sum(output.value for output, _ in taken)
     return Plan(
+        outputs=outputs,
         priced=tuple(
             Priced(
                 output=output,

@@ -112,7 +112,6 @@ class Breach:
     def remedy(self, config: BountyConfig | None = None) -> Remedy | None:
         return pairs.build(
             self.plan(config),
-            self.outputs,
             number=self.number,
             txid=self.txid,
             params=self.params,

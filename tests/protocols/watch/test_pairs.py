@@ -181,7 +181,7 @@ def test_what_does_not_belong_together_is_not_signed(breaches: Any, breach: Any,
         case "missing":
             del outputs[htlc]
     with pytest.raises(MisuseError):
-        pairs.build(plan, tuple(outputs), **given)
+        pairs.build(replace(plan, outputs=tuple(outputs)), **given)
 
 
 def test_the_whole_of_114_htlcs_each_way_is_claimed(breaches: Any) -> None:
