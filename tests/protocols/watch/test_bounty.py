@@ -150,6 +150,15 @@ def test_a_bounty_too_small_for_its_fee_waits_and_does_not_hold_up_the_others(br
     assert assemble_child(breach.raw, [], breaches.HUNTER, RATE) is NoClaim.NO_PAIRS
 
 
+@pytest.mark.parametrize(("left", "claimed"), [(294, True), (293, False), (0, False), (-1, False)])
+def test_nothing_is_claimed_where_the_hunters_output_would_be_dust(breaches: Any, left: int, claimed: bool) -> None:
+    breach = breaches.Breach()
+    (bounty,) = [each.bounty for each in breach.pairs()]
+    made = assemble(breach.pairs(), breaches.HUNTER, RATE, least_fee=Sat(bounty - left))
+    child = assemble_child(breach.raw, breach.pairs(), breaches.HUNTER, RATE, least_fee=Sat(bounty - left))
+    assert (isinstance(made, tuple), isinstance(child, BountyClaim)) == (claimed, claimed)
+
+
 def test_every_priced_pair_can_be_claimed_alone_at_the_stated_feerate(breaches: Any) -> None:
     """The cheat may have spent everything else of the state."""
     config = BountyConfig()

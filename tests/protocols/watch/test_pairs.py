@@ -8,7 +8,7 @@ import pytest
 
 from protocols.channel import records
 from protocols.errors import MisuseError
-from protocols.onchain import ec, tx
+from protocols.onchain import ec, scripts, tx
 from protocols.onchain.keys import payout_script
 from protocols.onchain.tx import TxInput, TxOutput
 from protocols.units import Sat
@@ -112,6 +112,30 @@ def test_remedy_whose_shared_parts_were_changed_holds_nothing(breach: Any) -> No
     ):
         assert pairs.check(replace(remedy, **changes), breach.parsed) == ()
     assert len(pairs.check(replace(remedy, htlc_keys=remedy.htlc_keys[::-1]), breach.parsed)) == 1
+
+
+STRANGER = b"\x33" * 32
+
+
+def strangers(script: bytes, revocation_pubkey: bytes, breach: Any) -> tuple[Any, tx.Tx]:
+    """A remedy and a transaction that somebody made up: one output of the script, signed for by the stranger."""
+    made = tx.Tx(2, (TxInput(breach.txid, 0, 0),), (TxOutput(Sat(6_000_000), script),), 0)
+    witness_script = scripts.to_local_script(revocation_pubkey, 144, breach.remedy().balance.delayed_pubkey)
+    paid = tx.output(5_900_000, b"\x00\x14" + breach.remedy().payout)
+    outpoint = tx.outpoint(made.txid(), 0)
+    digest = tx.single_pair_digest(3, outpoint, 0xFFFFFFFD, paid, 0, witness_script, Sat(6_000_000))
+    balance = replace(breach.remedy().balance, index=0, bounty=Sat(100_000), signature=ec.sign(STRANGER, digest))
+    return replace(breach.remedy(), revocation_pubkey=revocation_pubkey, balance=balance, htlcs=(), htlc_keys=()), made
+
+
+def test_what_a_stranger_makes_up_holds_only_if_it_can_be_spent(breach: Any) -> None:
+    key, no_key = ec.point_of(STRANGER), b"\x02" + b"\xff" * 32
+    delayed = breach.remedy().balance.delayed_pubkey
+    right = scripts.p2wsh(scripts.to_local_script(key, 144, delayed))
+    assert len(pairs.check(*strangers(right, key, breach))) == 1
+    assert pairs.check(*strangers(scripts.p2wpkh(key), key, breach)) == ()
+    assert pairs.check(*strangers(scripts.p2wsh(b"\x51"), key, breach)) == ()
+    assert pairs.check(*strangers(scripts.p2wsh(scripts.to_local_script(no_key, 144, delayed)), no_key, breach)) == ()
 
 
 def test_pair_that_repeats_counts_once(breach: Any) -> None:
