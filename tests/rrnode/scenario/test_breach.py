@@ -56,7 +56,7 @@ async def test_all_of_a_revoked_state_is_taken_although_its_htlc_is_long_gone(
     old, _ = kept
     coins = a.coins().confirmed
     channel_id = a.channel_with(b).channel_id
-    deadline = BlockHeight(b.node.height + 1)
+    deadline = BlockHeight(b.node.following.height + 1)
     b.node.broadcaster.take(
         PublishWithChild(
             channel_id=channel_id, transaction=old.transaction, anchor_index=old.anchor_index, deadline=deadline
