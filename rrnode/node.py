@@ -169,6 +169,7 @@ class Node:
             wallet=self.wallet,
             engine=self.money,
             dispatcher=self.dispatcher,
+            stored=self.store.revoked_state,
             now=self.now,
             took_in=self._took_in,
             alarm=self._alarm,
