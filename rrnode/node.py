@@ -212,6 +212,7 @@ class Node:
             host=self.host,
             post=self.dispatcher.post,
             is_neighbour=self.is_neighbour,
+            concerns=self.money.concerns,
             fresh_keys=self._fresh_keys,
             refuses_open=self._refuses_open,
             error_received=self.openings.failed,
