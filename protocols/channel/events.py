@@ -156,11 +156,16 @@ class TxUnconfirmed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpent:
-    """A watched output was spent. `height` is None while the spender is only in the mempool."""
+    """A watched output was spent. `height` is None while the spender is only in the mempool.
+
+    `record`: where the spender is a commitment of the peer's, what is kept of that state (`StoreRevoked`): it names the
+    HTLCs that have left the channel since. Empty: not at hand; what is still in the channel is claimed all the same.
+    """
 
     outpoint: Outpoint
     transaction: bytes
     height: BlockHeight | None
+    record: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

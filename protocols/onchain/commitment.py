@@ -156,6 +156,15 @@ def commitment_number(params: CommitmentParams, sequence: int, locktime: int) ->
     return ((sequence & 0xFFFFFF) << 24 | locktime & 0xFFFFFF) ^ _obscuring_of(params)
 
 
+def published_number(params: CommitmentParams, spend: tx.Tx) -> int | None:
+    """The number of the commitment, either side's, that a transaction is; None: it spends not the funding output, or has not
+    a commitment's form."""
+    for each in spend.inputs:
+        if (each.txid, each.index) == (params.funding_txid, params.funding_index):
+            return commitment_number(params, each.sequence, spend.locktime)
+    return None
+
+
 def build(params: CommitmentParams, spec: CommitmentSpec, point: bytes) -> BuiltCommitment:
     """The commitment transaction of this state.
 

@@ -90,12 +90,7 @@ def offered_htlc_script(
         their_htlc_key: the countersignatory's, who claims with the preimage.
         own_htlc_key: the owner's, who takes it back by the HTLC-timeout transaction.
     """
-    return (
-        b"\x76\xa9\x14" + revocation_hash + b"\x87\x63\xac\x67"
-        b"\x21" + their_htlc_key + b"\x7c\x82\x01\x20\x87"
-        b"\x64\x75\x52\x7c\x21" + own_htlc_key + b"\x52\xae"
-        b"\x67\xa9\x14" + ripemd160(payment_hash) + b"\x88\xac\x68\x68"
-    )
+    return htlc_script(revocation_hash, their_htlc_key, own_htlc_key, ripemd160(payment_hash), None)
 
 
 def received_htlc_script(
@@ -103,12 +98,28 @@ def received_htlc_script(
 ) -> bytes:
     """Witness script of an HTLC that the commitment's owner received: the owner claims by the HTLC-success transaction,
     the countersignatory takes it back after `expiry`. Arguments as for `offered_htlc_script`."""
+    return htlc_script(revocation_hash, their_htlc_key, own_htlc_key, ripemd160(payment_hash), expiry)
+
+
+def htlc_script(
+    revocation_hash: bytes, their_htlc_key: bytes, own_htlc_key: bytes, lock: bytes, expiry: BlockHeight | None
+) -> bytes:
+    """Either of the two, from the 20 bytes that stand in it for the payment hash.
+
+    Args:
+        lock: RIPEMD-160 of the payment hash.
+        expiry: of an HTLC that the owner received; None: the owner offered it.
+    """
+    head = b"\x76\xa9\x14" + revocation_hash + b"\x87\x63\xac\x67\x21" + their_htlc_key + b"\x7c\x82\x01\x20\x87"
+    if expiry is None:
+        return (
+            head + b"\x64\x75\x52\x7c\x21" + own_htlc_key + b"\x52\xae"
+            b"\x67\xa9\x14" + lock + b"\x88\xac\x68\x68"
+        )  # fmt: skip
     return (
-        b"\x76\xa9\x14" + revocation_hash + b"\x87\x63\xac\x67"
-        b"\x21" + their_htlc_key + b"\x7c\x82\x01\x20\x87"
-        b"\x63\xa9\x14" + ripemd160(payment_hash) + b"\x88\x52\x7c\x21" + own_htlc_key + b"\x52\xae"
+        head + b"\x63\xa9\x14" + lock + b"\x88\x52\x7c\x21" + own_htlc_key + b"\x52\xae"
         b"\x67\x75" + number(expiry) + b"\xb1\x75\xac\x68\x68"
-    )
+    )  # fmt: skip
 
 
 def dust_threshold(script: bytes) -> Sat:

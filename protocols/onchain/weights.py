@@ -15,9 +15,16 @@ CHANGE_OUTPUT_WEIGHT = 4 * 34  # change to a P2WSH or P2TR at most 43 bytes; our
 ANCHOR_CHILD_WEIGHT = (
     4 * (4 + 1 + 41 + 1 + 31 + 4) + 2 + 1 + FEE_INPUT_WEIGHT
 )  # spends the anchor and one coin, one change
+TO_LOCAL_PENALTY_WITNESS = 160  # bytes, by the revocation key (BOLT 5, appendix A)
+OFFERED_HTLC_PENALTY_WITNESS = 243
+RECEIVED_HTLC_PENALTY_WITNESS = 249
+CLAIM_BASE_WEIGHT = 4 * (4 + 1 + 1 + 4) + 2  # a transaction of at most 252 inputs and outputs, without them
+PAIR_WEIGHT = 4 * (41 + 31)  # an input and a P2WPKH output, without the witness
+ANCHOR_INPUT_WEIGHT = 4 * 41 + 1
 MAX_STANDARD_V3_WEIGHT = 40_000  # BIP 431: 10,000 virtual bytes
 JOINED_HTLCS = 48  # HTLC transactions that fit into one of that size, with a dozen coins for its fee
 OTHER_OUTPUTS = 3  # of a commitment: to_local, to_remote and the anchor
+MAX_STANDARD_V3_CHILD_WEIGHT = 4_000  # of a transaction with an unconfirmed parent
 _SWEEP_BASE_WEIGHT = 4 * (4 + 1 + 41 + 1 + 31 + 4) + 2  # one input, one P2WPKH output, marker and flag
 
 
@@ -40,6 +47,11 @@ def close_steps(received: int, offered: int, expiries: int) -> int:
         return 0
     groups = -(-(received + offered + OTHER_OUTPUTS) // JOINED_HTLCS)  # joined are those that lie near each other
     return 1 + min(received, groups) + min(offered, expiries + groups - 1)
+
+
+def claim_vbytes(witness: int) -> int:
+    """Virtual bytes of a bounty hunter's claim of one pair, whose witness takes so many bytes, with an output of its own."""
+    return weight_to_vbytes(CLAIM_BASE_WEIGHT + PAIR_WEIGHT + witness + 4 * 43)
 
 
 def close_reserve(htlcs: int, feerate: FeeRate) -> Sat:

@@ -257,7 +257,7 @@ class Book:
             case OpenRequested():
                 return [None]
             case MessageReceived():
-                return self._addressed(event)
+                return self.addressed(event)
             case LinkUp(peer=peer) | LinkDown(peer=peer):
                 return list(self._by_peer.get(peer, ()))
             case Flush():
@@ -278,7 +278,8 @@ class Book:
             ):
                 return [channel_id]
 
-    def _addressed(self, event: MessageReceived) -> list[ChannelId | None]:
+    def addressed(self, event: MessageReceived) -> list[ChannelId | None]:
+        """The channels of its sender that a message is about; None stands for one that is not there."""
         match event.message:
             case (
                 OpenChannel(temporary_channel_id=raw)

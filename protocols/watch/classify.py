@@ -37,11 +37,7 @@ def classify(transaction: bytes, context: Context) -> SpendKind:
         return SpendKind.THEIRS
     if txid == our_commitment(context).txid:
         return SpendKind.OURS
-    params = context.their_params
-    spending = [
-        each for each in parsed.inputs if (each.txid, each.index) == (params.funding_txid, params.funding_index)
-    ]
-    number = commitment.commitment_number(params, spending[0].sequence, parsed.locktime) if spending else None
+    number = commitment.published_number(context.their_params, parsed)
     paid = {each.script for each in parsed.outputs}
     if number is None:
         return SpendKind.MUTUAL if paid and paid <= set(context.closing_scripts) else SpendKind.UNKNOWN
@@ -65,8 +61,7 @@ def _is_our_own(number: int, context: Context, paid: set[bytes]) -> bool:
 
 def revoked_point(transaction: bytes, context: Context) -> tuple[bytes, bytes]:
     """(per-commitment secret, point) of what was classified as a commitment that they revoked."""
-    parsed = tx.parse(transaction)
-    number = commitment.commitment_number(context.their_params, parsed.inputs[0].sequence, parsed.locktime)
+    number = commitment.published_number(context.their_params, tx.parse(transaction))
     secret = None if number is None else context.their_secrets.get(number)
     if secret is None:
         raise MisuseError("not a commitment whose secret was revealed")

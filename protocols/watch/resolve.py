@@ -78,7 +78,7 @@ def advance(close: Close, event: CloseEvent, context: Context, facts: Facts) -> 
         case OutputSpent():
             close, effects = _output_spent(close, event, context, facts)
         case SpendGone() if _is_funding(event.outpoint, context):
-            close = replace(close, kind=None, transaction=b"", height=None, fates=())
+            close = replace(close, kind=None, transaction=b"", height=None, record=b"", fates=())
             effects = _orders(close, context, facts)
         case SpendGone():
             close = _without(close, event.outpoint)
@@ -117,13 +117,15 @@ def _funding_spent(
     close: Close, event: OutputSpent, context: Context, facts: Facts
 ) -> tuple[Close, list[ChannelEffect]]:
     same = event.transaction == close.transaction
+    record = event.record or (close.record if same else b"")
+    more = not same or record != close.record
     kind = close.kind if same and close.kind is not None else classify(event.transaction, context)
     fates = close.fates if same else ()
-    close = replace(close, kind=kind, transaction=event.transaction, height=event.height, fates=fates)
+    close = replace(close, kind=kind, transaction=event.transaction, height=event.height, record=record, fates=fates)
     effects: list[ChannelEffect] = []
-    if not same:
-        if kind in _ALARMS:
-            effects.append(Alarm(channel_id=context.channel_id, text=_ALARMS[kind]))
+    if not same and kind in _ALARMS:
+        effects.append(Alarm(channel_id=context.channel_id, text=_ALARMS[kind]))
+    if more:
         view = view_of(close, context)
         assert view is not None
         effects += _watches(close, view, context, facts)

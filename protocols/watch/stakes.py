@@ -6,12 +6,14 @@ Source: BOLT 5, "Unilateral Close Handling" (both) and "Revoked Transaction Clos
 from dataclasses import dataclass
 from enum import Enum
 
-from protocols.ids import Txid
+from protocols.channel.records import Kept, decode
+from protocols.errors import DecodeError
+from protocols.ids import PaymentHash, Txid
 from protocols.onchain import scripts, tx
 from protocols.onchain.commitment import BuiltCommitment, CommitmentOutput, OutputKind
 from protocols.onchain.keys import derive_privkey, derive_pubkey, derive_revocation_privkey, derive_revocation_pubkey
 from protocols.onchain.sweep import Claim
-from protocols.units import BlockDelta, Sat
+from protocols.units import BlockDelta, BlockHeight, Sat
 from protocols.watch.classify import our_commitment, revoked_point, their_commitments
 from protocols.watch.state import Close, Context, LiveHtlc, SpendKind
 
@@ -76,7 +78,7 @@ def view_of(close: Close, context: Context) -> View | None:
             built = next(each for each in their_commitments(context) if each.txid == txid)
             return _of_built(close.kind, built, context)
         case SpendKind.REVOKED:
-            return _of_revoked(close.transaction, context)
+            return _of_revoked(close, context)
         case SpendKind.FUTURE | SpendKind.UNKNOWN:
             return _of_strange(close, context)
 
@@ -117,17 +119,17 @@ def _stake(role: Role, index: int, each: CommitmentOutput, htlc: LiveHtlc | None
     )
 
 
-def _of_revoked(transaction: bytes, context: Context) -> View:
-    secret, point = revoked_point(transaction, context)
+def _of_revoked(close: Close, context: Context) -> View:
+    secret, point = revoked_point(close.transaction, context)
     params = context.their_params
     revocation = derive_revocation_pubkey(params.countersignatory.revocation, point)
     delayed = scripts.to_local_script(
         revocation, params.to_self_delay, derive_pubkey(params.broadcaster.delayed_payment, point)
     )
     witness_scripts: dict[bytes, tuple[bytes, LiveHtlc | None]] = {scripts.p2wsh(delayed): (delayed, None)}
-    for script, htlc in _possible_htlc_scripts(context, revocation, point):
+    for script, htlc in _possible_htlc_scripts(close, context, revocation, point):
         witness_scripts.setdefault(scripts.p2wsh(script), (script, htlc))
-    parsed = tx.parse(transaction)
+    parsed = tx.parse(close.transaction)
     stakes = []
     for index, each in enumerate(parsed.outputs):
         if each.script in witness_scripts:
@@ -153,16 +155,18 @@ def _of_revoked(transaction: bytes, context: Context) -> View:
     )
 
 
-def _possible_htlc_scripts(context: Context, revocation: bytes, point: bytes) -> list[tuple[bytes, LiveHtlc | None]]:
+def _possible_htlc_scripts(
+    close: Close, context: Context, revocation: bytes, point: bytes
+) -> list[tuple[bytes, LiveHtlc | None]]:
+    """Of the HTLCs that live, and of those that the state's record names: most have left the channel since."""
     params = context.their_params
     revocation_hash = scripts.hash160(revocation)
     our_key = derive_pubkey(params.countersignatory.htlc, point)
     their_key = derive_pubkey(params.broadcaster.htlc, point)
-    candidates = [(not each.ours, each.payment_hash, each.expiry, each) for each in context.htlcs]
     found: list[tuple[bytes, LiveHtlc | None]] = []
     for offered, payment_hash, expiry, live in (
-        *candidates,
-        *((each.offered, each.payment_hash, each.expiry, None) for each in context.revoked_htlcs),
+        *((not each.ours, each.payment_hash, each.expiry, each) for each in context.htlcs),
+        *((offered, payment_hash, expiry, None) for offered, payment_hash, expiry in _recorded_htlcs(close)),
     ):
         if offered:
             script = scripts.offered_htlc_script(revocation_hash, our_key, their_key, payment_hash)
@@ -170,6 +174,21 @@ def _possible_htlc_scripts(context: Context, revocation: bytes, point: bytes) ->
             script = scripts.received_htlc_script(revocation_hash, our_key, their_key, payment_hash, expiry)
         found.append((script, live))
     return found
+
+
+def _recorded_htlcs(close: Close) -> list[tuple[bool, PaymentHash, BlockHeight]]:
+    """(offered by the broadcaster, hash, expiry) of each HTLC in the record of the state that was published."""
+    if not close.record:
+        return []
+    try:
+        outputs = decode(close.record)
+    except DecodeError:
+        return []  # damaged; whoever read it from the disk has said so, and what lives is claimed all the same
+    return [
+        (each.kind is Kept.OFFERED_BY_THEM, each.payment_hash, each.expiry)
+        for each in outputs
+        if each.payment_hash is not None
+    ]
 
 
 def _of_strange(close: Close, context: Context) -> View:

@@ -55,6 +55,8 @@ class Close:
         forced_at: height at which we decided to publish our commitment, None while we did not.
         kind, transaction, height: of the spend of the funding output as told last; kind None: it is not spent.
             `height` is None while that spend is only in the mempool.
+        record: what is kept of that spend's state, if it is a commitment of theirs (`protocols.channel.records`); empty when
+            it is not at hand.
         fates: outputs of the commitment, and of HTLC transactions, that are spent.
         fulfilled: ids of HTLCs of ours for which `HtlcFulfilled` was told here.
         failed: likewise `HtlcFailed`.
@@ -65,6 +67,7 @@ class Close:
     kind: SpendKind | None = None
     transaction: bytes = b""
     height: BlockHeight | None = None
+    record: bytes = b""
     fates: tuple[OutputFate, ...] = ()
     fulfilled: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
@@ -107,8 +110,6 @@ class Context:
         may_publish: False after a loss of data: our commitment may be an old one, and publishing it would cost everything.
         buried_depth: confirmations after which a resolution is final.
         settle_margin: blocks within which a claim should confirm; fees escalate over the last of them.
-        revoked_htlcs: the HTLCs of the revoked commitment that was published, as far as they are at hand
-            (`offered` by its broadcaster); those in `htlcs` need not be repeated.
     """
 
     channel_id: ChannelId
@@ -125,13 +126,3 @@ class Context:
     may_publish: bool = True
     buried_depth: int = 7
     settle_margin: int = 18
-    revoked_htlcs: tuple["RevokedHtlc", ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RevokedHtlc:
-    """An HTLC of a revoked commitment, as the record of that commitment has it. `offered` by its broadcaster."""
-
-    offered: bool
-    payment_hash: PaymentHash
-    expiry: BlockHeight

@@ -6,22 +6,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocols.ids import Txid
+from protocols.onchain.coins import FeeCoin
 from protocols.units import FeeRate, Sat, fee_for
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeeCoin:
-    """A confirmed coin of the wallet's, spendable with one signature.
-
-    Attributes:
-        script: its output script (P2WPKH: spending it takes 68 virtual bytes).
-    """
-
-    txid: Txid
-    index: int
-    value: Sat
-    script: bytes
+__all__ = ["FeeCoin", "FeePolicy", "FeeWallet"]
 
 
 class FeeWallet(Protocol):

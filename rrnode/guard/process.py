@@ -193,6 +193,7 @@ class Guard:
                     wallet=store.load_wallet(),
                     config=self._settings.engine_config(),
                     backend=backend,
+                    revoked_state=store.revoked_state,
                     clock=self._parts.clock,
                 )
                 if store.mark() != mark:

@@ -32,10 +32,11 @@ from protocols.payment.config import EngineConfig
 from protocols.payment.engine import Engine
 from protocols.payment.events import FindOffers, OffersFound
 from protocols.units import AssetId, FeeRate, UnixTime
+from rrnode.breaches import with_record
 from rrnode.chain.base import ChainBackend
 from rrnode.chain.follower import Batch, Follower
 from rrnode.keys import KeyTree
-from rrnode.storage import Loaded, WalletState
+from rrnode.storage import Loaded, RevokedState, WalletState
 from rrnode.wallet import Wallet, catch_up
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ class Shadow:
         loaded: the state as one transaction found it.
         wallet: the wallet's state, likewise; changes stay in memory.
         config: of the node's own engine.
+        revoked_state: reads what is kept of a state that a peer revoked.
         clock: seconds since 1970.
     """
 
@@ -65,6 +67,7 @@ class Shadow:
         wallet: WalletState,
         config: EngineConfig,
         backend: ChainBackend,
+        revoked_state: Callable[[ChannelId, int], RevokedState | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.wallet = Wallet(keys, wallet, now=clock)
@@ -72,7 +75,7 @@ class Shadow:
         self._engine = Engine(
             us=keys.node_id(), asset=asset, keys=keys.key_ring(), snapshot=loaded.snapshot, config=config
         )
-        self._backend, self._clock = backend, clock
+        self._backend, self._clock, self._revoked_state = backend, clock, revoked_state
         self._follower = Follower(backend, cursor=loaded.cursor)
         self._feerate = FeeRate(1000)
         self._orders: list[Publication] = []
@@ -96,6 +99,8 @@ class Shadow:
         if batch.connected:
             self._feerate = await self._backend.feerate(FEE_TARGET)
         for fact in batch.facts:
+            channels = self._engine.channels()
+            fact = await with_record(fact, channels, committed=trio.lowlevel.checkpoint, stored=self._revoked_state)
             self._unfold(self._engine.handle(fact, self._facts()))
         self._unfold(self._engine.handle(Flush(), self._facts()))
         return self._taken()

@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocols.channel.events import Flush
 from protocols.channel.state import Phase
+from protocols.ids import ChannelId
 from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import ChainReserveChanged
 from protocols.units import BlockHeight, FeeRate, Sat, UnixTime
+from rrnode.breaches import with_record
 from rrnode.chain.base import BlockRef, ChainBackend
 from rrnode.chain.follower import Batch, Follower
+from rrnode.chain.watches import ChainFact
 from rrnode.config.settings import Settings
 from rrnode.dispatcher import Dispatcher
 from rrnode.errors import ChainUnavailable, UserError
+from rrnode.storage import RevokedState
 from rrnode.wallet import Wallet, catch_up
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ class Following:
     Args:
         follower: of `backend`; nobody else waits for its `next`.
         engine: to read from; it is changed only through `dispatcher`.
+        stored: what the disk keeps of a revoked state of a channel, by its number; blocking.
         took_in: called when the node has taken in the chain up to this tip.
         alarm: brings a sentence to our owner.
 
@@ -55,12 +61,13 @@ class Following:
         wallet: Wallet,
         engine: MoneyEngine,
         dispatcher: Dispatcher,
+        stored: Callable[[ChannelId, int], RevokedState | None],
         now: Callable[[], UnixTime],
         took_in: Callable[[BlockRef], None],
         alarm: Callable[[str], None],
     ) -> None:
         self._settings, self._backend, self._follower, self._wallet = settings, backend, follower, wallet
-        self._engine, self._dispatcher = engine, dispatcher
+        self._engine, self._dispatcher, self._stored = engine, dispatcher, stored
         self._now, self._tell_tip, self._alarm = now, took_in, alarm
         self.height = BlockHeight(0)
         self.feerate = FLOOR_FEERATE
@@ -109,14 +116,18 @@ class Following:
             with suppress(ChainUnavailable):
                 self.feerate = await self._backend.feerate(FEE_TARGET)
         for fact in batch.facts[:-1]:
-            await self._dispatcher.post(fact)
+            await self._dispatcher.post(await self._with_record(fact))
         if batch.facts:
             took_in = partial(self._took_in, batch.tip)
-            await self._dispatcher.post(batch.facts[-1], cursor=cursor, before=took_in)
+            await self._dispatcher.post(await self._with_record(batch.facts[-1]), cursor=cursor, before=took_in)
         if batch.connected:
             await self._publish_own_sends()
         if concerned or batch.connected or batch.fork is not None:
             await self._tell_reserve()
+
+    async def _with_record(self, fact: ChainFact) -> ChainFact:
+        committed = partial(self._dispatcher.ask, Flush())
+        return await with_record(fact, self._engine.channels(), committed=committed, stored=self._stored)
 
     def _took_in(self, tip: BlockRef) -> None:
         self.height = tip.height

@@ -5,6 +5,7 @@ frame is made here from the JSON by a small MessagePack encoder that shares noth
 page alone is shown to be enough to write another implementation.
 """
 
+import hashlib
 import importlib
 import json
 import re
@@ -15,14 +16,17 @@ from types import UnionType
 import msgspec
 import pytest
 
-from protocols.onchain import ec
+from protocols.onchain import ec, tx
 from protocols.payment.initialization import seal, unseal
 from protocols.payment.request import Contact, Request, decode, encode_contact, encode_request
+from protocols.units import FeeRate, Sat
+from protocols.watch import bounty, pairs, receipt, remedy
 from protocols.wire.framing import Deframer
+from rrnode.chain.verify import check_transaction
 
 README = Path(__file__).parents[2] / "protocols" / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
-PROTOCOLS = ["link", "routing", "subscribe", "channel", "init", "chain"]
+PROTOCOLS = ["link", "routing", "subscribe", "channel", "init", "watch", "chain"]
 LIMITS = {0xFF: "u8", 0xFFFF: "u16", 0xFFFF_FFFF: "u32", 2**63 - 1: "u63", 21 * 10**17: "msat", 21 * 10**14: "sat"}
 
 
@@ -135,7 +139,14 @@ def test_the_fields_of_each_message_are_those_of_the_code(name, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("routing", "RoutingMessage"), ("subscribe", "Prefix"), ("chain", "Proven")]
+    ("name", "message"),
+    [
+        ("routing", "RoutingMessage"),
+        ("subscribe", "Prefix"),
+        ("watch", "SealedRemedy"),
+        ("watch", "Held"),
+        ("chain", "Proven"),
+    ],
 )
 def test_the_fields_of_what_stands_inside_messages_are_those_of_the_code(name, message):
     check_table(part(name, message), getattr(module_of(name), message))
@@ -152,6 +163,7 @@ def test_every_code_is_explained():
         ("channel", "FailureCode"),
         ("subscribe", "RefusalCode"),
         ("init", "DeliveryCode"),
+        ("watch", "RefusalCode"),
         ("chain", "RefusalCode"),
     ):
         known = {
@@ -196,3 +208,33 @@ def test_the_contact_and_the_request_of_the_example_are_true():
     assert isinstance(asked, Request)
     assert (asked.contact, asked.amount.msat, asked.memo) == (read, 1_000_000, "tea")
     assert encode_request(asked, prefix="rrr", secret=b"\x41" * 32) == request
+
+
+def test_the_remedy_of_the_example_opens_and_claims_what_it_says():
+    commitment, inside, sealed, claim = (
+        bytes.fromhex(each.replace("\n", "")) for each in blocks("watch", "What is sealed in a remedy")
+    )
+    text = part("watch", "What is sealed in a remedy")
+    txid = tx.txid_of(commitment)
+    assert f"under the hint {remedy.hint_of(txid).hex()}" in text
+    opened = remedy.unseal(sealed, txid)
+    padded = inside.ljust(409, b"\0")
+    assert opened == remedy.decode(padded)
+    assert remedy.seal(opened, txid, bytes(range(12))) == sealed
+    found = pairs.check(opened, tx.parse(commitment))
+    assert len(found) == 3
+    fee = int(re.search(r"a fee of (\d+) satoshi", text).group(1))
+    (made,) = bounty.assemble(found, b"\x00\x14" + b"\x77" * 20, FeeRate(1_000), least_fee=Sat(fee))
+    assert (made.raw, made.fee) == (claim, fee)
+    assert check_transaction(made.raw, made.spent) is None
+    assert [f"{size:,}" in text for size in remedy.PLAIN_SIZES] == [True] * 5
+    assert ", ".join(map(str, remedy.SEALED_SIZES[:-1])) in part("watch", "SealedRemedy")
+
+
+def test_the_receipt_of_the_example_is_true():
+    content, signature = (bytes.fromhex(each.replace("\n", "")) for each in blocks("watch", "What a receipt signs"))
+    network, client = content[1:33], ec.point_of(b"\x42" * 32)
+    kept = ((b"\x11" * 16, hashlib.sha256(b"\xab" * 184).digest()),)
+    assert receipt.sign(b"\x41" * 32, network, client, 902_560, kept) == signature
+    listed = hashlib.sha256(b"".join(kept[0])).digest()
+    assert content == b"\x01" + network + client + (902_560).to_bytes(4, "big") + b"\x00\x01" + listed

@@ -241,7 +241,9 @@ class Scene:
         preimage = preimage_of(f"received {htlc_id}")
         return self.tell(SettleHtlc(channel_id=CHANNEL, htlc_id=htlc_id, preimage=preimage))
 
-    def tell_spent(self, outpoint: Outpoint, raw: bytes, height: int | None) -> list[tuple[Any, ...]]:
+    def tell_spent(
+        self, outpoint: Outpoint, raw: bytes, height: int | None, record: bytes = b""
+    ) -> list[tuple[Any, ...]]:
         """`raw` spends the output; its own outputs exist from now on."""
         parsed = tx.parse(raw)
         txid = parsed.txid()
@@ -252,15 +254,14 @@ class Scene:
         position = [(each.txid, each.index) for each in parsed.inputs].index((outpoint.txid, outpoint.index))
         if (outpoint.txid, outpoint.index) != (self.funding.txid, self.funding.index):
             self.names.setdefault((txid, position), f"output of {self.name(outpoint)}")
-        return self.tell(
-            OutputSpent(outpoint=outpoint, transaction=raw, height=None if height is None else BlockHeight(height))
-        )
+        at = None if height is None else BlockHeight(height)
+        return self.tell(OutputSpent(outpoint=outpoint, transaction=raw, height=at, record=record))
 
     def tell_gone(self, outpoint: Outpoint) -> list[tuple[Any, ...]]:
         return self.tell(SpendGone(outpoint=outpoint))
 
-    def tell_close(self, raw: bytes, height: int | None) -> list[tuple[Any, ...]]:
-        return self.tell_spent(self.funding, raw, height)
+    def tell_close(self, raw: bytes, height: int | None, record: bytes = b"") -> list[tuple[Any, ...]]:
+        return self.tell_spent(self.funding, raw, height, record)
 
     # --- transactions
 
@@ -400,18 +401,26 @@ def funding_script() -> bytes:
     return funding_output_script(ALICE.points, BOB.points)
 
 
-@pytest.fixture
-def chain_kit() -> ModuleType:
-    """Coins, transactions and an embedded chain: the kit of the chain's own tests."""
-    name = "chain_kit"
+def _loaded(name: str, path: Path) -> ModuleType:
     if name not in sys.modules:
-        path = Path(__file__).parents[2] / "rrnode" / "chain" / "chain_kit.py"
         spec_of_kit = importlib.util.spec_from_file_location(name, path)
         assert spec_of_kit is not None
         assert spec_of_kit.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec_of_kit)
         spec_of_kit.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+@pytest.fixture
+def chain_kit() -> ModuleType:
+    """Coins, transactions and an embedded chain: the kit of the chain's own tests."""
+    return _loaded("chain_kit", Path(__file__).parents[2] / "rrnode" / "chain" / "chain_kit.py")
+
+
+@pytest.fixture(scope="session")
+def breaches() -> ModuleType:
+    """Revoked commitments and what a hunter makes of their remedies."""
+    return _loaded("breach_kit", Path(__file__).with_name("breach_kit.py"))
 
 
 @pytest.fixture

@@ -1,18 +1,18 @@
 """A revoked commitment: its balance and HTLCs are claimed by the revocation key, before and after its second stage."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from protocols.channel import records
 from protocols.channel.events import Outpoint
 from protocols.ids import Txid
 from protocols.onchain import tx
 from protocols.onchain.keys import derive_privkey
 from protocols.onchain.sweep import Claim, build
-from protocols.units import BlockHeight, FeeRate, Sat
+from protocols.units import FeeRate, Sat
 from protocols.watch import resolve
-from protocols.watch.state import RevokedHtlc, SpendKind
+from protocols.watch.state import SpendKind
 
 
 def test_cheats_balance_is_taken_at_once(scene: Any) -> None:
@@ -88,21 +88,53 @@ def test_cheats_second_stage_is_taken_too_and_its_preimage_told(
     assert s.close.resolved
 
 
-def test_htlcs_long_gone_are_taken_when_the_record_is_at_hand(scene: Any, htlc: Any) -> None:
-    gone = (htlc(3, True), htlc(4, False, sat=60_000))
-    s = scene(revoked=gone)
-    bare = s.context
-    assert ("publish", "sweep", "offered 3") not in s.tell_close(s.whole(s.old), 100)
-    records = tuple(
-        RevokedHtlc(offered=not each.ours, payment_hash=each.hash, expiry=BlockHeight(each.expiry)) for each in gone
-    )
-    effects = resolve.resume(s.close, replace(bare, revoked_htlcs=records), s.facts)
-    assert s._taken(effects) == [
-        ("watch", "offered 3", 94),
-        ("watch", "received 4", 94),
+GONE_TAKEN = [
+    ("watch", "offered 3", 94),
+    ("watch", "received 4", 94),
+    ("watch", "to_local", 94),
+    ("publish", "sweep", "offered 3"),
+    ("publish", "sweep", "received 4"),
+    ("publish", "sweep", "to_local"),
+]
+
+
+@pytest.fixture
+def long_gone(scene: Any, htlc: Any) -> Any:
+    """A revoked state whose two HTLCs have left the channel since."""
+    return scene(revoked=(htlc(3, True), htlc(4, False, sat=60_000)))
+
+
+def test_htlcs_long_gone_are_taken_when_the_record_comes_with_the_breach(long_gone: Any) -> None:
+    s = long_gone
+    assert s.tell_close(s.whole(s.old), 100, records.encode(s.old)) == [("alarm",), *GONE_TAKEN]
+    assert s._taken(resolve.resume(s.close, s.context, s.facts)) == GONE_TAKEN
+    for name in ("offered 3", "received 4", "to_local"):
+        s.tell_spent(s.at(s.old, name), s.published(name), 101)
+    s.tell_tip(106)
+    assert s.close.resolved
+
+
+def test_record_that_comes_later_than_the_breach_is_used_and_kept(long_gone: Any) -> None:
+    """The breach was in the mempool before its revocation was on disk; the block brings the record, a next one need not."""
+    s, cheat = long_gone, long_gone.whole(long_gone.old)
+    assert s.tell_close(cheat, None) == [("alarm",), ("watch", "to_local", 94)]
+    assert s.tell_close(cheat, 100, records.encode(s.old)) == GONE_TAKEN
+    assert s.tell_close(cheat, 100) == GONE_TAKEN[3:]
+
+
+def test_record_of_a_breach_that_vanished_is_not_used_for_another(long_gone: Any) -> None:
+    s = long_gone
+    s.tell_close(s.whole(s.old), 100, records.encode(s.old))
+    s.tell_gone(s.funding)
+    assert s.close.record == b""
+
+
+@pytest.mark.parametrize("damaged", [b"\x01", b"\x07nonsense", b"\x01\x01\x02\x00\x01\x01"])
+def test_breach_with_a_damaged_record_is_answered_as_far_as_can_be(long_gone: Any, damaged: bytes) -> None:
+    s = long_gone
+    assert s.tell_close(s.whole(s.old), 100, damaged) == [
+        ("alarm",),
         ("watch", "to_local", 94),
-        ("publish", "sweep", "offered 3"),
-        ("publish", "sweep", "received 4"),
         ("publish", "sweep", "to_local"),
     ]
 

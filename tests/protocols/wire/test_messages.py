@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import protocols.wire
 from protocols.errors import DecodeError
-from protocols.wire import link, routing
+from protocols.watch.remedy import SEALED_SIZES
+from protocols.wire import link, routing, watch
 from protocols.wire.codec import Codec, Message
 from protocols.wire.framing import MAX_FRAME
 from protocols.wire.routing import MAX_BUNDLE, Bundle, RoutingMessage
@@ -191,3 +192,24 @@ def test_the_largest_bundle_fits_a_frame():
     asset = b"\xff" * 32
     offer = RoutingMessage(asset, asset, 21 * 10**17, 0xFFFF, 0xFF, 21 * 10**17, asset, 0xFFFF_FFFF)
     assert len(routing.CODEC.encode(Bundle(number=2**63 - 1, offers=(offer,) * MAX_BUNDLE))) <= MAX_FRAME
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        watch.HandOver(
+            2**32 - 1, 2**32 - 1, (watch.SealedRemedy(bytes(16), bytes(watch.SMALLEST_SEALED)),) * watch.MAX_REMEDIES
+        ),
+        watch.HandOver(2**32 - 1, 2**32 - 1, (watch.SealedRemedy(bytes(16), bytes(watch.LARGEST_SEALED)),) * 3),
+        watch.Renew(2**32 - 1, 2**32 - 1, (bytes(16),) * watch.MAX_HINTS),
+        watch.Withdraw(2**32 - 1, (bytes(16),) * watch.MAX_HINTS),
+        watch.Holdings(2**32 - 1, (watch.Held(bytes(16), bytes(32), 2**32 - 1),) * watch.MAX_HELD, True),
+    ],
+    ids=["remedies", "largest remedies", "renew", "withdraw", "held"],
+)
+def test_what_a_watcher_is_sent_and_sends_at_most_fits_a_frame(message):
+    assert len(watch.CODEC.encode(message)) <= MAX_FRAME
+
+
+def test_remedies_have_the_sizes_that_the_wire_takes():
+    assert (min(SEALED_SIZES), max(SEALED_SIZES)) == (watch.SMALLEST_SEALED, watch.LARGEST_SEALED)

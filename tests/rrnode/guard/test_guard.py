@@ -14,8 +14,10 @@ import pytest
 import trio
 
 from protocols.channel.engine import deadline, force_close_transactions
+from protocols.channel.events import PublishWithChild
 from protocols.channel.state import Phase
 from protocols.onchain import tx as onchain
+from protocols.units import BlockHeight
 from rrnode import datadir
 from rrnode.chain.parse import parse_transaction
 from rrnode.errors import ChainUnavailable, StorageFailed, UserError
@@ -335,6 +337,38 @@ async def test_their_commitment_on_the_chain_is_answered_too(pair: Any, eventual
             return any(theirs in {prevout[:32] for prevout in each.prevouts} for each in found)
 
         await eventually(claimed)
+
+
+async def test_a_revoked_state_is_taken_with_the_htlc_that_was_gone(pair: Any, eventually: Callable[..., Any]) -> None:
+    """B publishes a state in which a payment was still under way; A is dead, and A's guard knows of it from the disk only."""
+    a, b = pair.sides
+    await pair.lock(AMOUNT, answered=False)
+    channel = b.on_disk()
+    old = force_close_transactions(channel, b.keys.channel_keys(channel.key_index))
+    assert old is not None
+    await pair.cut()
+    await pair.join()
+    assert a.on_disk().htlcs == ()
+    a.die()
+    b.broadcaster.take(
+        PublishWithChild(
+            channel_id=channel.channel_id,
+            transaction=old.transaction,
+            anchor_index=old.anchor_index,
+            deadline=BlockHeight(await pair.height() + 1),
+        )
+    )
+    await b.broadcaster.carry_out()
+    async with guarding(pair, a):
+        await pair.mine()
+        breach = onchain.txid_of(old.transaction)
+
+        async def all_claimed() -> bool:
+            found = [parse_transaction(await pair.chain.mempool_transaction(each)) for each in await mempool(pair)]
+            spent = [prevout for each in found for prevout in each.prevouts if prevout[:32] == breach]
+            return len(spent) == 2  # B's balance and the payment
+
+        await eventually(all_claimed)
 
 
 async def test_a_node_that_returns_sees_what_its_guard_did(pair: Any, eventually: Callable[..., Any]) -> None:
