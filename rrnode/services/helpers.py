@@ -133,13 +133,19 @@ class Helper:
             if not len(new):
                 return True
             outpoints, txids, scripts = (tuple(each)[:MAX_ITEMS] for each in (new.outpoints, new.txids, new.scripts))
-            # Noted before it is said: what others ask on this stream from now on is read after it.
+            # Noted before it is said: what others ask on this stream from now on is read after it. Should it not be said
+            # after all, the stream ends, or an honest helper would seem to keep silent about what it never was told.
             self.watched |= Interests(
                 outpoints=frozenset(outpoints), txids=frozenset(map(Txid, txids)), scripts=frozenset(scripts)
             )
-            answer = await self.ask(lambda number, these=(outpoints, txids, scripts): Watch(number, *these))  # type: ignore[misc]
+            answer = None
+            stream = self._stream
+            try:
+                answer = await self.ask(lambda number, these=(outpoints, txids, scripts): Watch(number, *these))  # type: ignore[misc]
+            finally:
+                if not isinstance(answer, Watching):
+                    stream.reset()
             if not isinstance(answer, Watching):
-                self.drop()  # a new stream begins with what concerns us then
                 return False
         return False
 
