@@ -60,7 +60,7 @@ class RemotePublisher:
             return PublishResult(verdict=Verdict.REFUSED, reason=f"TX decode failed: {error}")
         answers = await self._give_to_all(transactions)
         if not answers:
-            raise ChainUnavailable("no helper takes a transaction: none is connected, or none answers")
+            raise ChainUnavailable("no helper takes a transaction: they are not connected, or do not answer")
         verdicts = {answer.verdict for answer in answers.values()}
         if verdicts == {VerdictCode.REFUSED}:
             reasons = Counter(printable(answer.reason) for answer in answers.values())

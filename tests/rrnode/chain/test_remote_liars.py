@@ -557,7 +557,7 @@ async def test_a_helper_that_cries_news_all_the_time_keeps_nobody_busy(three, ki
 async def test_with_no_helper_at_all_publishing_says_so(three, kit, autojump_clock):
     for number in range(3):
         three.part(number)
-    with pytest.raises(ChainUnavailable, match="no helper takes a transaction: none is connected"):
+    with pytest.raises(ChainUnavailable, match="no helper takes a transaction: they are not connected"):
         await three.remote.publish((kit.pay([kit.coin(await three.confirmed_coin())], 1000).raw,))
 
 
