@@ -28,6 +28,10 @@ class InvalidHeader(PeerProtocolError):
     """A header that no honest node would serve: it breaks a rule that everybody can check."""
 
 
+class FutureHeader(InvalidHeader):
+    """A header ahead of our clock, which may be the one that is wrong."""
+
+
 class StaleBranch(Exception):
     """The best chain was reorganised below the block that this branch stands on; begin anew."""
 
@@ -265,7 +269,7 @@ class Branch:
         if rules.bip94 and height % rules.interval == 0 and header.time < times[0] - _TIMEWARP:
             raise InvalidHeader(f"header {height} turns the time back at the end of a difficulty period")
         if header.time > now + _AHEAD:
-            raise InvalidHeader(f"header {height} is more than two hours ahead of our clock")
+            raise FutureHeader(f"header {height} is more than two hours ahead of our clock")
 
 
 @lru_cache(maxsize=64)

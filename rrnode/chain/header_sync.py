@@ -8,6 +8,7 @@ from protocols.errors import PeerProtocolError
 from protocols.light.headers import (
     MAX_LOCATOR,
     Branch,
+    FutureHeader,
     HeaderChain,
     InvalidHeader,
     StaleBranch,
@@ -76,6 +77,9 @@ class HeaderSync:
                 longer = self._extend(branch, headers)
             except StaleBranch:
                 longer = None
+            except FutureHeader as error:
+                helper.standing.trouble = f"{error}: check that it is right"
+                return
             except InvalidHeader as error:
                 helper.lied(str(error))
                 raise

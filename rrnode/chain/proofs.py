@@ -11,7 +11,7 @@ from protocols.light.merkle import branch_of, tree_of
 from protocols.units import BlockHeight
 from protocols.wire.chain import MAX_HEADERS, Proven
 from rrnode.chain.base import Interests, WholeChain
-from rrnode.chain.parse import Tx
+from rrnode.chain.parse import Tx, parse_header
 from rrnode.errors import ChainUnavailable
 
 BLOCKS_KEPT = 2  # taken apart, for several clients ask for the same: some 30 MB each on mainnet
@@ -44,6 +44,12 @@ class Proofs:
             height = await self._chain.height_of(block_hash)
             if height is not None:
                 headers = await self._chain.headers(BlockHeight(height + 1), MAX_HEADERS)
+                previous = block_hash
+                for raw in headers:
+                    header = parse_header(raw)
+                    if header.previous != previous:  # reorganised this moment; a client would take it for a lie
+                        raise ChainUnavailable("the chain moved while it was looked at")
+                    previous = header.hash
                 return tip.height, b"".join(headers)
         return None
 

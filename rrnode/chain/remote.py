@@ -114,9 +114,8 @@ class RemoteChain(ChainBackend):
             beside=self._beside,
             changed=self._touch,
         )
-        self._dialer = Dialer(host, VolatileBook(), randomness=random.SystemRandom())
-        for address in addresses:
-            self._dialer.want(self._dialer.name(address, Source.USER))
+        self._addresses = tuple(addresses)
+        self._dialer = self._new_dialer()  # another one each time it runs
         self._version = 0  # of what could be asked; grows with each news
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
@@ -151,12 +150,19 @@ class RemoteChain(ChainBackend):
         Raises:
             ChainUnavailable: not even one can be asked.
         """
+        self._dialer = self._new_dialer()
         async with self._own_host.running() if self._own_host else nullcontext(), background() as nursery:
             nursery.start_soon(self._helpers.run)
             nursery.start_soon(self._publisher.run)
             nursery.start_soon(self._dialer.run)
             await self._first_answers()
             yield
+
+    def _new_dialer(self) -> Dialer:
+        dialer = Dialer(self._host, VolatileBook(), randomness=random.SystemRandom())
+        for address in self._addresses:
+            dialer.want(dialer.name(address, Source.USER))
+        return dialer
 
     async def _first_answers(self) -> None:
         height, deadline = self._headers.height, trio.current_time() + START_WITHIN
@@ -349,13 +355,13 @@ class RemoteChain(ChainBackend):
         return OutputState(value=output.value, script=output.script, height=None)
 
     async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool]:
-        """The output as blocks have it, and whether there is doubt: too few answered, or one says that it is not unspent.
+        """The output as blocks have it, and whether there is doubt: too few answered, or one of them says otherwise.
 
         One proof that it was made is enough; that a block spends it counts only when we saw that spend proven.
         """
         answers = await self._ask_all(lambda helper: self._made_by(helper, txid, index))
         sure = self._are_enough(answers)
-        made = next((each for each in answers.values() if isinstance(each, _Made)), None)
+        made = next((each[0] for each in answers.values() if each), None)
         place = outpoint(txid, index)
         spent = self._spent.get(place)
         if spent is not None and self._stands(*spent):
@@ -364,20 +370,20 @@ class RemoteChain(ChainBackend):
             if not sure:
                 raise ChainUnavailable(f"nobody shows output {index} of {shown((txid,))}, and too few were asked")
             return None, False
-        doubters = [helper for helper, each in answers.items() if not isinstance(each, _Made)]
+        doubters = [helper for helper, each in answers.items() if not each]
         for helper in doubters:
             helper.standing.disagreed(f"it says, without proof, that output {index} of {shown((txid,))} is not unspent")
         _keep(self._made, place, made)
         state = OutputState(value=made.output.value, script=made.output.script, height=made.height)
-        return state, bool(doubters) or not sure
+        return state, not sure or any(helper.counts for helper in doubters)
 
-    async def _made_by(self, helper: Helper, txid: Txid, index: int) -> _Made | str | None:
-        """A helper's proof that an output was made and its word that no block spends it; text: it says otherwise."""
+    async def _made_by(self, helper: Helper, txid: Txid, index: int) -> tuple[_Made, ...] | None:
+        """A helper's proof that an output was made, and its word that no block spends it; empty: it says otherwise."""
         answer = await helper.ask(lambda number: GetOutput(number, txid, index))
         if not isinstance(answer, wire.Output):
             return None
         if not answer.created:
-            return "not unspent"
+            return ()
         height = self._headers.height_of(answer.block_hash)
         header = None if height is None else self._headers.at(height)
         if height is None or header is None:
@@ -385,7 +391,7 @@ class RemoteChain(ChainBackend):
         tx = included(answer.created[0], header, height)
         if tx.txid != txid or index >= len(tx.outputs):
             raise BadProof(f"it was asked for output {index} of {shown((txid,))} and showed another transaction")
-        return _Made(tx.outputs[index], height, header.hash)
+        return (_Made(tx.outputs[index], height, header.hash),)
 
     # --- mempool ----------------------------------------------------------------------------------------------------
 

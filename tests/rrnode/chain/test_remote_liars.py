@@ -374,6 +374,24 @@ async def test_headers_without_work_are_a_lie_and_move_nothing(three, kit, autoj
     await three.until(lambda: three.remote._headers.height == tip.height + 1)
 
 
+async def test_when_our_clock_is_wrong_nobody_is_called_a_liar(scene, kit, autojump_clock):
+    hosts = [await scene.host(bytes([0x61 + number]) * 32) for number in range(2)]
+    for host in hosts:
+        scene.nursery.start_soon(Server(host=host, chain=scene.chain, look_every=0.1).run)
+    now = [0.0]
+    addresses = [host.addresses()[0] for host in hosts]
+    remote = RemoteChain(await scene.host(b"\x51" * 32), addresses, REGTEST, clock=lambda: now[0])
+    with pytest.raises(
+        ChainUnavailable, match="header 1 is more than two hours ahead of our clock: check that it is right"
+    ):
+        async with remote.running():
+            pass
+    assert [each.lies for each in remote.helpers()] == [0, 0]
+    now[0] = scene.chain.index.tip.time
+    async with remote.running():
+        assert remote.doubt is None
+
+
 def _has_work(raw):
     return int.from_bytes(parse_header(raw).hash, "little") < 1 << 255
 

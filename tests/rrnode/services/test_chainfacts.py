@@ -101,6 +101,19 @@ async def test_headers_come_after_the_first_block_that_is_known(scene, kit, auto
     assert refused == Refused(3, RefusalCode.UNKNOWN_BLOCK, "none of these blocks is in my best chain")
 
 
+async def test_headers_that_a_reorganisation_tore_apart_are_not_sent(scene, kit, autojump_clock):
+    await scene.chain.mine(5, kit.LOCKED)
+    whole = await scene.chain.headers(0, 6)
+
+    async def torn(first, count):
+        return (whole[1], whole[3])
+
+    client = await scene.client()
+    scene.chain.headers = torn
+    answer = await client.ask(GetHeaders(1, (await scene.chain.genesis(),)))
+    assert answer == Refused(1, RefusalCode.UNAVAILABLE, "the helper's own chain does not answer")
+
+
 async def test_more_headers_than_an_answer_holds_come_with_the_next_question(scene, kit, monkeypatch, autojump_clock):
     monkeypatch.setattr("rrnode.chain.proofs.MAX_HEADERS", 3)
     hashes = await scene.chain.mine(5, kit.LOCKED)
