@@ -4,7 +4,7 @@ A helper that could not answer in time for a block is asked again when it is bac
 was away while liars answered.
 """
 
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass, field
 
 import structlog
@@ -79,10 +79,17 @@ class RemoteBlocks:
         return tuple(proven[place] for place in sorted(places))
 
     def doubtful(self, relied_on: Set[PeerId]) -> BlockHeight | None:
-        """The lowest block that fewer than k of these answered for, if any."""
+        """The lowest block of the best chain that fewer than k of these answered for, if any."""
         return min(
-            (asked.height for asked in self._asked.values() if len(asked.heard & relied_on) < self._least), default=None
+            (asked.height for asked, _ in self._standing() if len(asked.heard & relied_on) < self._least), default=None
         )
+
+    def _standing(self) -> Iterator[tuple[_Asked, Header]]:
+        """Those that are still in the best chain."""
+        for block_hash, asked in tuple(self._asked.items()):
+            header = self._headers.at(asked.height)
+            if header is not None and header.hash == block_hash:
+                yield asked, header
 
     async def ask_late(self, helper: Helper) -> BlockHeight | None:
         """Ask a helper about the blocks that it did not answer for; gives the lowest that must be read again, if any.
@@ -91,9 +98,8 @@ class RemoteBlocks:
             BadProof: see `included`.
         """
         lowest: BlockHeight | None = None
-        for block_hash, asked in tuple(self._asked.items()):
-            header = self._headers.at(asked.height)
-            if helper.peer in asked.heard or header is None or header.hash != block_hash:
+        for asked, header in self._standing():
+            if helper.peer in asked.heard:
                 continue
             told = await self._matches(helper, header, asked.height, self._interests)
             if told is None:

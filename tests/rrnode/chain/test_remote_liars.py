@@ -490,6 +490,20 @@ async def test_when_too_few_answer_nothing_is_taken_for_granted(three, kit, auto
     assert three.follower.trouble.startswith("none of our helpers can be asked: ")
 
 
+async def test_doubt_about_a_block_ends_with_the_block(three, kit, autojump_clock):
+    await three.follow()
+    three.part(0)
+    three.part(1)
+    (block,) = await three.chain.mine(1, kit.LOCKED)
+    assert await three.told() == [TipChanged()]
+    await three.chain.invalidate(block)
+    assert TipChanged() in await three.told()
+    await three.heal(0)
+    await three.told()
+    assert three.follower.tip == await three.chain.tip()
+    assert three.follower.trouble is None
+
+
 async def test_one_that_refuses_to_publish_hinders_nobody(three, kit, autojump_clock):
     coin = await three.confirmed_coin()
     await three.settled()
