@@ -146,7 +146,7 @@ class Broadcaster:
             extra=bumping.CHANGE_DUST,
         )
         wanted, coins = await self._out.fee_and_coins(need)
-        vbytes = need.size(min(len(coins), bumping.MAX_COINS))
+        vbytes = need.size(len(coins))
         for current in own.values():
             if not policy.worth_replacing(current.fee, parent.vsize + current.vbytes, wanted, vbytes):
                 return

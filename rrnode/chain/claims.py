@@ -127,7 +127,7 @@ class Claims:
             taken=mempool.taken,
         )
         wanted, coins = await self._out.fee_and_coins(need)
-        vbytes = need.size(min(len(coins), bumping.MAX_COINS))
+        vbytes = need.size(len(coins))
         least = policy.fee(vbytes, policy.floor, party.stake)
         rivals = mempool.touching(party.places | {outpoint(coin.txid, coin.index) for coin in coins})
         if rivals:

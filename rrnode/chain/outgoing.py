@@ -152,9 +152,13 @@ class Outgoing:
         """The fee to pay and coins for it, as far as there are any; more coins make a transaction larger, and so dearer."""
         chosen: list[FeeCoin] = []
 
+        def best() -> list[FeeCoin]:
+            # Only so many fit: small ones, set aside when little was asked for, must not keep a large one out.
+            return sorted(chosen, key=lambda coin: -coin.value)[: bumping.MAX_COINS]
+
         def short() -> int:
-            count = min(max(1, len(chosen)), bumping.MAX_COINS)
-            return self.fee(need, count) + need.extra - sum(coin.value for coin in chosen)
+            coins = best()
+            return self.fee(need, max(1, len(coins))) + need.extra - sum(coin.value for coin in coins)
 
         def choose(coins: Iterable[FeeCoin]) -> bool:
             before = len(chosen)
@@ -168,12 +172,14 @@ class Outgoing:
         for idle in need.idle:
             choose(await self.held(idle))
         while short() > 0:
-            own = await self.coins(need.purpose, Sat(sum(coin.value for coin in own) + short()))
-            if not choose(own):
+            before = short()
+            own = await self.coins(need.purpose, Sat(sum(coin.value for coin in own) + before))
+            if not choose(own) or short() >= before:
                 break
         for lender in need.lenders:
             choose(await self.held(lender))
-        return self.fee(need, min(len(chosen), bumping.MAX_COINS)), tuple(chosen)
+        coins = tuple(best())
+        return self.fee(need, len(coins)), coins
 
     def fee(self, need: "Need", coins: int) -> Sat:
         """What a transaction with so many coins should pay, at the policy's rate and within its share of the stake."""

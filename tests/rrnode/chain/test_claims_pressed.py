@@ -1,0 +1,27 @@
+"""HTLC transactions under pressure: a peer that fights, fees that rise, and a wallet of few or small coins, over an embedded
+regtest; what must leave leaves, in time, with the coins that there are."""
+
+VALUE = 100_000  # satoshi of each HTLC, unless a test says otherwise
+
+
+async def test_large_coins_pay_where_there_are_many_small_ones(kernel_chain, kit, close_kit):
+    wallet = kit.KeyWallet()
+    await kit.with_coins(kernel_chain, wallet, *[600] * 14)
+    close = close_kit.Close(kernel_chain, kit, wallet)
+    await close.confirm(VALUE)
+    order = close.htlc(0, 100)
+    await wallet.reserve_coins(close.purpose(order), 14 * 600)
+    close.chain._feerate = 20_000
+    await kit.with_coins(kernel_chain, wallet, 300_000)
+    assert await close.order(order) == []
+    assert close.rate(0) >= 20
+
+
+async def test_small_coins_that_cannot_reach_are_not_all_set_aside(kernel_chain, kit, close_kit):
+    wallet = kit.KeyWallet()
+    await kit.with_coins(kernel_chain, wallet, *[1_000] * 25)
+    close = close_kit.Close(kernel_chain, kit, wallet)
+    await close.confirm(VALUE)
+    close.chain._feerate = 50_000
+    assert await close.order(close.htlc(0, 100)) == ["publish.coins_missing"]
+    assert len(wallet.free) > 10
