@@ -79,7 +79,7 @@ class Claims:
                 leaving.add(pair.place)
             else:
                 shares[Share.HURRIED].append(pair)
-        together = parties_of(group, shares, tip, policy)
+        together = parties_of(group, shares, tip, estimate, policy)
         idle = tuple(purpose_of(group, share) for share in Share if not shares[share])
         standing = _Mempool(own, leaving)
         for number, party in enumerate(together):
@@ -125,6 +125,7 @@ class Claims:
             idle=idle,
             lenders=lenders,
             taken=mempool.taken,
+            fresh=party.is_worth_coins,
         )
         wanted, coins = await self._out.fee_and_coins(need)
         vbytes = need.size(len(coins))
@@ -138,7 +139,7 @@ class Claims:
             wanted, least = max(wanted, outbid), max(least, outbid)
         bumped = bumping.add_inputs(bare, coins, await self._out.change_script(party.purpose), wanted, least=least)
         order = party.pairs[0].order
-        if bumped is None or bumped.fee < wanted:
+        if party.is_worth_coins and (bumped is None or bumped.fee < wanted):
             too_poor(order, wanted, coins)
         if bumped is None:
             mempool.keep(rivals)

@@ -70,6 +70,7 @@ class Need:
         idle: other purposes, whose coins nobody uses now; before fresh ones are set aside.
         lenders: other purposes that can wait; when nothing else is left.
         taken: outpoints of coins that are not to be had.
+        fresh: whether further coins may be set aside for it.
     """
 
     purpose: bytes
@@ -80,6 +81,7 @@ class Need:
     idle: tuple[bytes, ...] = ()
     lenders: tuple[bytes, ...] = ()
     taken: Set[bytes] = frozenset()
+    fresh: bool = True
 
 
 class Outgoing:
@@ -144,6 +146,10 @@ class Outgoing:
         self._ended.pop(purpose, None)
         return await self._wallet.reserve_coins(purpose, at_least)
 
+    async def purposes(self) -> frozenset[bytes]:
+        """What coins are set aside for."""
+        return frozenset(await self._wallet.fee_purposes())
+
     async def release(self, purpose: bytes) -> None:
         """See `FeeWallet.release_coins`."""
         await self._wallet.release_coins(purpose)
@@ -171,7 +177,7 @@ class Outgoing:
         choose(own)
         for idle in need.idle:
             choose(await self.held(idle))
-        while short() > 0:
+        while need.fresh and short() > 0:
             before = short()
             own = await self.coins(need.purpose, Sat(sum(coin.value for coin in own) + before))
             if not choose(own) or short() >= before:
@@ -195,7 +201,7 @@ class Outgoing:
         Args:
             places_of: the outputs that a purpose is about; when blocks spend them all, it has ended.
         """
-        for purpose in await self._wallet.fee_purposes():
+        for purpose in await self.purposes():
             if await self._is_over(places_of(purpose)):
                 if tip - self._ended.setdefault(purpose, tip) >= RELEASE_AFTER:
                     await self._wallet.release_coins(purpose)

@@ -25,3 +25,19 @@ async def test_small_coins_that_cannot_reach_are_not_all_set_aside(kernel_chain,
     close.chain._feerate = 50_000
     assert await close.order(close.htlc(0, 100)) == ["publish.coins_missing"]
     assert len(wallet.free) > 10
+
+
+async def test_one_in_a_hurry_that_is_not_worth_the_rate_pays_up_to_its_share(close):
+    close.chain._feerate = 10_000
+    await close.confirm(10_000)
+    assert await close.order(close.htlc(0, 2)) == []
+    (entry,) = close.entries
+    assert entry.fee == 5_000
+
+
+async def test_what_is_not_worth_its_fee_takes_no_coin_that_others_may_need(close):
+    close.chain._feerate = 10_000
+    await close.confirm(1_000, VALUE)
+    await close.order(close.htlc(0, 19, lock_time=close.height - 1))
+    assert await close.order(close.htlc(1, 20, lock_time=close.height)) == []
+    assert close.out == [[1]]
