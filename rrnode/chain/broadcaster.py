@@ -99,7 +99,7 @@ class Broadcaster:
                     case PublishWithChild():
                         await self._publish_with_child(order, tip.height)
                     case PublishWithInputs():
-                        await self._claims.publish(key[1], tip.height)
+                        await self._claims.publish(key[1])
             except (MisuseError, StorageFailed, DecodeError) as error:
                 # Others have deadlines too; this one comes again at the next block.
                 log.error("publish.failed", **named(order), reason=str(error))
