@@ -88,7 +88,7 @@ class Claims:
         first = min(pair.order.deadline for pair in pairs)
         estimate = await backend.feerate(policy.blocks_to_ask_for(first - tip))
         shares, exposed = shares_of(quiet, tip, estimate, policy)
-        alone = [party_of_one(pair, tip) for pair in contested]
+        alone = [party_of_one(pair, tip, purpose_of(group, Share.FOUGHT)) for pair in contested]
         leaving = set[bytes]()
         for number, pair in enumerate(exposed):
             # Half of them stays together, to pay what taking the others out of their common transaction costs.
@@ -197,9 +197,9 @@ class Claims:
         if await self._out.sign_and_leave(order, bumped, [pair.spent for pair in party.pairs]):
             mempool.replaced(rivals)
             self._joined.add(party.purpose)
+            mempool.taken.update(outpoint(coin.txid, coin.index) for coin in bumped.coins)
         else:
             mempool.keep(rivals)
-        mempool.taken.update(outpoint(coin.txid, coin.index) for coin in bumped.coins)
 
     def _stands(
         self, party: Party, rivals: Collection[OwnSpend], wanted: Sat, vbytes: int, mempool: "_Mempool"

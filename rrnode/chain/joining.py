@@ -41,6 +41,7 @@ class Share(Enum):
     CAPPED = b"capped"  # in a hurry, but not worth what that asks for: they pay what they are worth
     CALM = b"calm"
     SMALL = b"small"  # not worth the feerate of the others
+    FOUGHT = b"fought"  # a stranger spends them: each leaves alone, with coins that won no other fight
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,6 @@ def parties_of(
     return made
 
 
-def party_of_one(pair: Pair, tip: int) -> Party:
-    """A pair that leaves alone, with coins of its own."""
-    return Party(pair.place, (pair,), pair.order.deadline - tip)
+def party_of_one(pair: Pair, tip: int, purpose: bytes | None = None) -> Party:
+    """A pair that leaves alone, with coins of its own or of this purpose."""
+    return Party(purpose or pair.place, (pair,), pair.order.deadline - tip)

@@ -29,6 +29,33 @@ async def test_one_that_won_back_its_output_is_raised_with_the_coin_that_it_has(
     assert close.rate(0) >= 8
 
 
+async def test_one_that_left_alone_is_raised_with_its_coin_when_it_is_the_last(close):
+    await close.kit.with_coins(close.chain, close.wallet, 300_000)
+    await close.confirm(VALUE, VALUE + 1)
+    orders = [close.htlc(index, 18, lock_time=close.height) for index in range(2)]
+    await close.order(*orders)
+    await close.empty_block(9)
+    await close.order(*orders)
+    assert close.out == [[0], [1]]
+    (other,) = [entry.tx for entry in close.entries if close.indexes(entry.tx) == [0]]
+    close.chain._make_block(close.chain.index.tip, (other,), 0, close.kit.LOCKED)
+    close.wallet.confirmed(other)
+    close.wallet.free.clear()
+    await close.empty_block(3)
+    assert await close.order(orders[1]) == []
+    assert close.rate(1) >= 16
+
+
+async def test_many_lost_fights_take_one_coin(close):
+    await close.kit.with_coins(close.chain, close.wallet, *[100_000] * 7)
+    await close.confirm(*[VALUE] * 8)
+    stranger = fought_over(close, *range(8), fee=90_000)
+    await close.chain.publish((stranger.raw,))
+    assert await close.order(*(close.htlc(index, 1) for index in range(8))) == []
+    assert close.out == [list(range(8))]
+    assert sum(len(coins) for coins in close.wallet.held.values()) == 1
+
+
 async def test_timeouts_whose_preimage_is_in_sight_are_not_fought_for(close):
     await close.kit.with_coins(close.chain, close.wallet, 300_000, 200_000)
     await close.confirm(VALUE, VALUE, VALUE)
