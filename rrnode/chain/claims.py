@@ -30,6 +30,7 @@ from rrnode.chain.parse import Tx, outpoint
 from rrnode.chain.verify import check_transaction
 
 OUTPOINT_SIZE = 36
+SOON = 6  # blocks within which all shall confirm, however far the deadline: until then nothing else has their coins
 LEAVE_AT = 4  # times the feerate of a common transaction; two doublings into the hurry, where it was the estimate
 REMEMBERED = 144  # tips after the last order of a group; each brings it again while the engine wants it
 
@@ -86,7 +87,7 @@ class Claims:
         for pair in quiet:
             self._lost.pop(pair.place, None)
         first = min(pair.order.deadline for pair in pairs)
-        estimate = await backend.feerate(policy.blocks_to_ask_for(first - tip))
+        estimate = await self._out.estimate(first - tip, within=SOON)
         shares, exposed = shares_of(quiet, tip, estimate, policy)
         alone = [party_of_one(pair, tip, purpose_of(group, Share.FOUGHT)) for pair in contested]
         leaving = set[bytes]()
@@ -170,7 +171,7 @@ class Claims:
         need = Need(
             purpose=party.purpose,
             size=lambda coins: bumping.bumped_vbytes(bare, coins),
-            rate=await self._out.rate(party.blocks_left),
+            rate=await self._out.rate(party.blocks_left, within=SOON),
             stake=party.stake,
             idle=idle,
             lenders=lenders,

@@ -130,10 +130,13 @@ class Outgoing:
             found[txid] = OwnSpend(Sat(fee), tx.vsize, frozenset(tx.prevouts))
         return found
 
-    async def rate(self, blocks_left: int) -> FeeRate:
+    async def estimate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
+        """The feerate to confirm well before a deadline, or within so many blocks, whichever is sooner."""
+        return await self.backend.feerate(min(self.policy.blocks_to_ask_for(blocks_left), within))
+
+    async def rate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
         """What to pay with so many blocks left."""
-        estimate = await self.backend.feerate(self.policy.blocks_to_ask_for(blocks_left))
-        return self.policy.feerate(estimate, blocks_left)
+        return self.policy.feerate(await self.estimate(blocks_left, within=within), blocks_left)
 
     # --- coins --------------------------------------------------------------------------------------------------------
 

@@ -194,6 +194,21 @@ async def test_with_two_coins_those_that_can_wait_leave_too_and_pay_for_no_hurry
     assert close.rate(1) < 1.1
 
 
+async def test_even_those_that_can_wait_pay_for_their_coins_to_be_back_soon(close, monkeypatch):
+    await close.confirm(VALUE, VALUE)
+    asked = []
+    feerate = close.chain.feerate
+
+    async def noting(within):
+        asked.append(within)
+        return await feerate(within)
+
+    monkeypatch.setattr(close.chain, "feerate", noting)
+    assert await close.order(close.htlc(0, 144), close.htlc(1, 5)) == ["publish.coins_missing"]
+    assert close.out == [[1]]
+    assert set(asked) == {2, 6}
+
+
 async def test_what_is_not_worth_its_fee_does_not_ride_at_the_cost_of_the_others(close):
     await close.kit.with_coins(close.chain, close.wallet, 300_000)
     close.chain._feerate = 50_000
