@@ -19,7 +19,7 @@ from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
-MOST_IN_HAND = 128  # messages of one neighbour with the engine at a time: half of what it takes in a turn for all
+MOST_IN_HAND = 256  # messages of one neighbour with the engine at a time: a full channel's, and a quarter of its inbox
 MOST_WAITING = 4 << 20  # bytes for one neighbour beyond its stream's queue: what a batch gives at once fits many times
 
 

@@ -253,7 +253,7 @@ async def test_a_neighbour_is_read_no_further_than_the_engine_gets_on_with_its_m
     stream = await scene.stream()
     await trio.sleep(0.1)
     scene.posted.at_once = False
-    await say(stream, *map(fail, range(200)))
+    await say(stream, *map(fail, range(400)))
     await trio.sleep(10)
     assert len(scene.posted.events) == 1 + MOST_IN_HAND
     scene.posted.waiting.popleft()()
@@ -261,8 +261,8 @@ async def test_a_neighbour_is_read_no_further_than_the_engine_gets_on_with_its_m
     assert len(scene.posted.events) == 2 + MOST_IN_HAND
     scene.posted.at_once = True
     scene.posted.perform()
-    await until(lambda: len(scene.posted.events) == 201)
-    assert [event.message.id for event in scene.posted.events[1:]] == list(range(200))
+    await until(lambda: len(scene.posted.events) == 401)
+    assert [event.message.id for event in scene.posted.events[1:]] == list(range(400))
 
 
 async def test_a_newer_stream_brings_its_sender_no_further_turns(scene: Scene, autojump_clock: Clock) -> None:
