@@ -53,8 +53,8 @@ class HeaderSync:
                 helper.synced.set()
                 helper.synced = trio.Event()
                 self._changed()
-                await helper.news.wait()
                 await trio.sleep(NEWS_EVERY)
+                await helper.news.wait()
         finally:
             self._followed.discard(helper)
 

@@ -4,6 +4,8 @@ One request of a client is worked on at a time, and its answer is written before
 nobody else does. Nothing of a client outlives its stream.
 """
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 import trio
 
@@ -51,7 +53,8 @@ log = structlog.get_logger(__name__)
 
 MOST_WATCHED = 20_000  # things of one client: some 2 MB, and 40 requests to Bitcoin Core at each look
 MOST_WATCHED_IN_ALL = 400_000  # some 50 MB
-LOOK_EVERY = 1.0  # seconds: each look costs Bitcoin Core some requests per client
+LOOK_EVERY = 1.0  # seconds between two looks at the mempool: each costs Bitcoin Core some requests per client
+TIP_EVERY = 0.1  # seconds between two looks at the tip: each costs it one, however many clients there are
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds while the chain is away
 
 _VERDICTS = {
@@ -116,7 +119,7 @@ class ChainFactsServer:
         host: the links.
         chain: our own; running while `run` runs.
         most: clients at once; one more is told so.
-        look_every: seconds at least between two looks at the chain for news.
+        look_every: seconds at least between two looks at the mempool for news; a new block is told at once.
     """
 
     def __init__(self, *, host: Host, chain: WholeChain, most: int = 256, look_every: float = LOOK_EVERY) -> None:
@@ -134,19 +137,25 @@ class ChainFactsServer:
 
     async def run(self) -> None:
         """Look for news and push them until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_looking, self._look_at_tip, TIP_EVERY)
+            nursery.start_soon(self._keep_looking, self._look_at_mempool, self._look_every)
+
+    async def _keep_looking(self, look: Callable[[], Awaitable[BlockRef]], every: float) -> None:
+        """Look once more whenever the chain or its mempool has changed since the tip that `look` gave."""
         sequence, retry = -1, _FIRST_RETRY
         while True:
             try:
-                best = await self._look()
+                best = await look()
                 retry = _FIRST_RETRY
-                await trio.sleep(self._look_every)
+                await trio.sleep(every)
                 sequence = await self._chain.wait_for_change(best, sequence)
             except ChainUnavailable as error:
                 log.debug("chain facts: our chain is away", reason=str(error))
                 await trio.sleep(retry)
                 retry = min(2 * retry, _LAST_RETRY)
 
-    async def _look(self) -> BlockRef:
+    async def _look_at_tip(self) -> BlockRef:
         best = await self._chain.tip()
         if self._best is None or self._best[0] != best:
             header = await self._chain.headers(best.height, 1)
@@ -157,6 +166,10 @@ class ChainFactsServer:
             if client.told_tip != best.hash:
                 client.told_tip = best.hash
                 client.tell_news()
+        return best
+
+    async def _look_at_mempool(self) -> BlockRef:
+        best = await self._chain.tip()
         for client in tuple(self._clients.values()):
             mempool = frozenset(await self._proofs.mempool(client.interests))
             if client.told_mempool != mempool:

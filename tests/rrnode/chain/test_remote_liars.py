@@ -36,6 +36,7 @@ from protocols.wire.chain import (
 )
 from rrnode.chain.base import NO_INTERESTS, Verdict
 from rrnode.chain.follower import Follower
+from rrnode.chain.header_sync import NEWS_EVERY
 from rrnode.chain.kernel import KernelChain
 from rrnode.chain.remote import RemoteChain, RemotePolicy
 from rrnode.errors import ChainUnavailable
@@ -584,6 +585,15 @@ async def test_a_helper_that_cries_news_all_the_time_keeps_nobody_busy(three, ki
         with trio.move_on_after(0.01):
             await three.follower.next()
     assert len(asked) < 60
+
+
+async def test_a_block_after_a_quiet_time_is_known_at_once(three, kit, autojump_clock):
+    await trio.sleep(10)
+    known, began = await three.remote.tip(), trio.current_time()
+    await three.chain.mine(1, kit.LOCKED)
+    while three.remote._headers.tip.hash == known.hash:
+        await three.remote._changed.wait()
+    assert trio.current_time() - began < NEWS_EVERY / 2  # the news, a question, its answer: 0.03 s
 
 
 async def test_with_no_helper_at_all_publishing_says_so(three, kit, autojump_clock):

@@ -226,6 +226,18 @@ async def test_a_client_is_told_the_tip_when_it_comes_and_what_is_new_afterwards
     assert silence.cancelled_caught  # nothing happened, nothing is told
 
 
+async def test_blocks_in_a_row_are_told_at_once_each(scene, kit, autojump_clock):
+    client = await scene.client()
+    await until(lambda: scene.server._best is not None)
+    while (await client.hear_news()).tip_height < scene.chain.index.tip.height:
+        pass
+    for _ in range(3):
+        began = trio.current_time()
+        (block,) = await scene.chain.mine(1, kit.LOCKED)
+        assert (await client.hear_news()).header == parse_block(await scene.chain.block(block)).header.raw
+        assert trio.current_time() - began <= chainfacts.TIP_EVERY + 0.01
+
+
 async def test_what_nobody_watches_is_no_news(scene, kit, autojump_clock):
     source, other = await kit.funded(scene.chain, 2)
     client = await scene.client()
