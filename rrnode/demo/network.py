@@ -1,4 +1,4 @@
-"""Processes of the demo: a chain, and nodes that reach it by RPC; started, asked, and ended for certain.
+"""Processes of the demo: a chain, and the nodes around it; started, asked, and ended for certain.
 
 Everything listens on this machine only. Each process belongs to the demo and ends with it, whatever happens.
 """
@@ -112,6 +112,11 @@ class DemoNode:
         return wait_for(f"{self.name} to start", up)
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not ended since."""
+        return self._spawned is not None
+
+    @property
     def address(self) -> str:
         """Where it listens."""
         listening: list[str] = self.client.get("/status")["listening"]
@@ -130,6 +135,11 @@ class DemoNode:
         """Its coins on the chain, confirmed or not."""
         balance = self.client.get("/wallet/balance")
         return int(balance["confirmed_sat"] + balance["unconfirmed_sat"])
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.ask_to_end()
+        self.wait_for_end()
 
     def ask_to_end(self) -> None:
         """Begin an orderly end."""
@@ -206,10 +216,14 @@ class DemoNetwork:
 
         wait_for("the chain to start", there)
 
+    @property
+    def by_rpc(self) -> dict[str, str]:
+        """The settings of a node that reaches the chain itself."""
+        return {"chain__kind": "bitcoind", "chain__url": self.chain_url, "chain__cookie_file": str(self.cookie)}
+
     def add(self, name: str, **settings: str) -> DemoNode:
         """Make a node's directory; keyword `fees__ppm` is the setting fees.ppm."""
-        chosen = {"node.network": "regtest", "chain.url": self.chain_url, "chain.cookie_file": str(self.cookie)}
-        chosen |= {key.replace("__", "."): value for key, value in settings.items()}
+        chosen = {"node.network": "regtest"} | {key.replace("__", "."): value for key, value in settings.items()}
         node = DemoNode(name, self.directory / name, chosen)
         self.nodes.append(node)
         return node
@@ -234,12 +248,22 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def free_port() -> int:
-    """A TCP port on loopback that nobody uses now."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A TCP port that nobody uses now on an address of this machine.
+
+    Raises:
+        UserError: it has no such address. Linux owns all of 127.0.0.0/8, other systems only what they are told.
+    """
     import socket
 
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise UserError(
+                f"nothing can listen on {address}: {error.strerror}",
+                f"on macOS, give it this address: sudo ifconfig lo0 alias {address}",
+            ) from None
         return int(probe.getsockname()[1])
 
 

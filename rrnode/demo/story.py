@@ -1,9 +1,4 @@
-"""The story of the demo: A pays E and D over the example network, a failure on the way, then the coins come back.
-
-A---B---D---E      A and E are clients: they listen nowhere and dial out only.
-     \\ /
-      C
-"""
+"""The story of the demo: A pays E and D over the example network, a failure on the way, then the coins come back."""
 
 import shutil
 import tempfile
@@ -15,30 +10,18 @@ from pathlib import Path
 from rich.console import Console
 
 from rrnode.control.client import Json
-from rrnode.demo.network import DemoNetwork, DemoNode, free_port, interrupted_cleanly, wait_for
+from rrnode.demo.example import CAPACITY_SAT, CHANNELS, DEAR_PPM, HELPERS, Example, Holdings, worth
+from rrnode.demo.network import DemoNetwork, interrupted_cleanly, wait_for
 from rrnode.demo.screen import Screen, sat
 from rrnode.errors import UserError
 
-CAPACITY_SAT = 2_000_000
 PUSH_AMOUNT_MSAT = 150_000_123
 REQUEST_AMOUNT_MSAT = 80_000_000
 RETRY_AMOUNT_MSAT = 60_000_456
-DEAR_PPM = 2500  # what D asks of B; the way through C costs less
-CHANNELS = (("A", "B"), ("B", "D"), ("B", "C"), ("C", "D"), ("D", "E"))  # funder first
-LINKS = (("A", "B"), ("B", "D"), ("B", "C"), ("C", "D"), ("E", "D"))  # dialler first
-BURN = "bcrt1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqdku202"  # 20 zero bytes: coins mined to it are nobody's
-
-# Shorter than on a real chain, so that the story fits on a screen: a lock delta of 6 blocks (R5), 3 confirmations.
-SHORT = {
-    "locks__lock_delta": "6",
-    "locks__final_lock": "9",
-    "channels__to_self_delay": "6",
-    "channels__funding_depth": "3",
-    "channels__buried_depth": "3",
-    "channels__settle_margin": "4",
-    "chain__kind": "bitcoind",
-    "chain__poll_seconds": "0.05",
-}
+CLOSES = (("A", "B", True), ("B", "C", False), ("C", "D", False))  # who closes, with whom, whether by force
+ENDS = "ABCD"  # of these channels
+LOST = "G"  # a helper that goes away
+MOST_FOR_A_CLOSE = 5_000  # satoshi: a commitment, its child and the way back to the wallet are some 500 at 1 sat/vB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +55,8 @@ def run(options: Options, console: Console | None = None) -> Json:
             story.set_up()
             story.pay()
             story.close()
+            if options.keep:
+                story.bring_back()
             kept = options.keep
         seconds = time.monotonic() - began
         _farewell(screen, story, directory, seconds, keep=options.keep)
@@ -137,97 +122,49 @@ def _stop_chain(folder: Path) -> bool:
 
 class _Story:
     def __init__(self, network: DemoNetwork, screen: Screen) -> None:
-        self.network, self.screen = network, screen
-        self.nodes: dict[str, DemoNode] = {}
+        self.example, self.screen = Example(network), screen
+        self.nodes = self.example.nodes
         self.ended: list[Json] = []
 
     # --- the network --------------------------------------------------------------------------------------------------
 
     def set_up(self) -> None:
-        """Chain, five processes, coins, links, five channels."""
-        say = self.screen.say
+        """Chain, seven processes, coins, links, five channels."""
+        say, example = self.screen.say, self.example
         self.screen.title("The network")
-        say("    A---B---D---E      A and E are clients: no open port, they dial out only.")
-        say("         \\ /           B, C and D are servers.")
-        say("          C")
-        port = free_port()
-        self.network.start_chain(port)
-        (self.network.directory / "chain" / "url").write_text(self.network.chain_url + "\n")
-        for name in "ABCDE":
-            server = name in "BCD"
-            listen = {"roles__route": "true", "host__listen": "/ip4/127.0.0.1/tcp/0"} if server else {}
-            self.nodes[name] = self.network.add(name, **SHORT, **listen)
-            self.screen.names[self.nodes[name].peer_id] = name
-        # D asks more of B than of C: so the short way is heard of first, and the longer one is cheaper.
-        self.nodes["D"].settings["fees.neighbours"] = f"{self.nodes['B'].peer_id} 5000 {DEAR_PPM}"
-        for node in self.nodes.values():
-            node.start()
-        for node in self.nodes.values():
-            node.wait_until_up()
-        say(f"Five processes run, and a chain (regtest, validated by libbitcoinkernel) at {self.network.chain_url}.")
-        for node in self.nodes.values():
-            node.client.post("/chain/mine", {"blocks": 3})
-        self.mine(101)
-        for node in self.nodes.values():
-            wait_for(f"{node.name}'s coins", lambda node=node: node.wallet_sat() > CAPACITY_SAT)  # type: ignore[misc]
-        for dialler, other in LINKS:
-            self.nodes[dialler].client.post("/peers", {"address": self.nodes[other].address})
+        say("    A---B---D---E      A and E are clients: no open port, no chain, they dial out only.")
+        say("         \\ /           B, C and D are servers: they carry payments.")
+        say("          C   F   G    C, F and G help A and E: they prove what is in the chain.")
+        example.start()
+        self.screen.names |= {node.peer_id: name for name, node in self.nodes.items()}
+        say(
+            f"Seven processes run, and a chain (regtest, validated by libbitcoinkernel) at {example.network.chain_url}."
+        )
+        say("Nobody's helper is its neighbour, and of three helpers one that is honest is enough:")
+        for client in HELPERS:
+            say(f"  {client} is helped by {self.helpers(client)}")
+        example.share_coins()
+        example.link()
         say("Linked over TCP, Noise and Yamux. Opening five channels of 2,000,000 sat, each funded on the chain:")
         for funder, other in CHANNELS:
-            order = {"peer": self.nodes[other].peer_id, "capacity_sat": CAPACITY_SAT}
-            opened = self.nodes[funder].client.post("/channels", order)
-            say(f"  {funder}-{other}: {funder} funds it with {opened['funding_txid'][:16]}…")
-        self.mine(3)
-        for left, right in CHANNELS:
-            for here, there in ((left, right), (right, left)):
-                wait_for(f"channel {left}-{right} to open", lambda here=here, there=there: self.usable(here, there))  # type: ignore[misc]
+            say(f"  {funder}-{other}: {funder} funds it with {example.open_channel(funder, other)[:16]}…")
+        example.confirm_channels()
         say("All five are confirmed and open.")
 
-    def usable(self, here: str, there: str) -> bool:
-        """Whether a node can use its channel with another."""
-        channel = self.nodes[here].channel_with(self.nodes[there])
-        return channel is not None and channel["usable"]
-
-    def mine(self, blocks: int) -> None:
-        """Make blocks, and wait until every node has seen them."""
-        height = self.nodes["A"].client.post("/chain/mine", {"blocks": blocks, "address": BURN})["height"]
-        for node in self.nodes.values():
-            wait_for(
-                f"{node.name} to see block {height}",
-                lambda node=node: node.client.get("/status")["chain"]["height"] >= height,  # type: ignore[misc]
-            )
+    def helpers(self, client: str) -> str:
+        """How a client's helpers stand, in a line."""
+        found = self.nodes[client].client.get("/helpers")
+        return ", ".join(
+            f"{self.screen.name(each['peer_id'])} ({each['problem'].partition(':')[0] or 'at block ' + str(each['height'])})"
+            for each in found
+        )
 
     # --- payments -----------------------------------------------------------------------------------------------------
 
-    def holdings(self) -> dict[tuple[str, str], dict[str, int]]:
-        """What each end of each channel holds, millisatoshi."""
-        held = {}
-        for left, right in CHANNELS:
-            channel = self.nodes[left].channel_with(self.nodes[right])
-            if channel is None:
-                continue
-            held[left, right] = {
-                "left": channel["ours_msat"],
-                "right": channel["theirs_msat"],
-                "flight": channel["in_flight_out_msat"] + channel["in_flight_in_msat"],
-            }
-        return held
-
-    def settled(self) -> bool:
-        """Whether nothing is in flight anywhere and both ends of every channel agree."""
-        for left, right in CHANNELS:
-            here = self.nodes[left].channel_with(self.nodes[right])
-            there = self.nodes[right].channel_with(self.nodes[left])
-            if here is None or there is None or here["htlcs"] or there["htlcs"]:
-                return False
-            if (here["ours_msat"], here["theirs_msat"]) != (there["theirs_msat"], there["ours_msat"]):
-                return False
-        return True
-
-    def show_balances(self) -> dict[tuple[str, str], dict[str, int]]:
+    def show_balances(self) -> Holdings:
         """Print the balances and check that they sum to what went in."""
-        wait_for("every channel to settle", self.settled)
-        held = self.holdings()
+        wait_for("every channel to settle", self.example.settled)
+        held = self.example.holdings()
         self.screen.balances((left, right, each) for (left, right), each in held.items())
         total = sum(each["left"] + each["right"] + each["flight"] for each in held.values())
         put_in = len(CHANNELS) * CAPACITY_SAT * 1000
@@ -235,14 +172,6 @@ class _Story:
             raise UserError(f"the balances sum to {total} msat, {put_in} went in")
         self.screen.say(f"Sum: {sat(total)} sat, exactly what went in.")
         return held
-
-    def worth(self, held: dict[tuple[str, str], dict[str, int]]) -> dict[str, int]:
-        """What each node holds in all its channels, millisatoshi."""
-        sums = dict.fromkeys(self.nodes, 0)
-        for (left, right), each in held.items():
-            sums[left] += each["left"]
-            sums[right] += each["right"]
-        return sums
 
     def pay(self) -> None:
         """Three payments: push, request, and one that must find another way."""
@@ -264,12 +193,12 @@ class _Story:
         if paid["attempts"] < 2:
             raise UserError("the broken link was not on the way of the payment")
         self.nodes["C"].client.post("/peers", {"address": self.nodes["D"].address})
-        wait_for("the link C-D to be back", lambda: self.usable("C", "D") and self.usable("D", "C"))
+        wait_for("the link C-D to be back", lambda: self.example.usable("C", "D") and self.example.usable("D", "C"))
         screen.say("The link C-D is back; its channel was re-established without a person.")
         screen.title("After")
         after = self.show_balances()
-        worth_before, worth_after = self.worth(before), self.worth(after)
-        changes = {name: worth_after[name] - worth_before[name] for name in self.nodes}
+        worth_before, worth_after = worth(before), worth(after)
+        changes = {name: worth_after[name] - worth_before[name] for name in worth_after}
         screen.say("Each node's change: " + ", ".join(f"{name} {sat(changes[name])}" for name in changes))
         if sum(changes.values()) != 0:
             raise UserError(f"the changes sum to {sum(changes.values())} msat, 0 wanted")
@@ -307,36 +236,41 @@ class _Story:
     # --- closing ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Two channels are closed together, one by force; the coins arrive."""
-        screen, nodes = self.screen, self.nodes
-        screen.title("Closing: A-B and B-C together, C-D by force")
-        before = {name: nodes[name].wallet_sat() for name in "ABCD"}
-        for closer, other, force in (("A", "B", False), ("B", "C", False), ("C", "D", True)):
-            channel = nodes[closer].channel_with(nodes[other])
-            assert channel is not None
-            nodes[closer].client.post(f"/channels/{channel['channel_id']}/close", {"force": force})
-        wanted = (("A", "B"), ("B", "A"), ("B", "C"), ("C", "B"), ("C", "D"), ("D", "C"))
+        """One channel is closed by force, by a client that has just lost a helper, and two together; the coins arrive."""
+        screen, nodes, example = self.screen, self.nodes, self.example
+        screen.title("Closing: A-B by force, B-C and C-D together")
+        nodes[LOST].stop()
+        wait_for(f"A to miss {LOST}", lambda: f"{LOST} (not connected)" in self.helpers("A"))
+        screen.say(f"{LOST} was just switched off. A notices, and goes on with the other two:")
+        screen.say(f"  A is helped by {self.helpers('A')}")
+        nodes["A"].client.delete(f"/peers/{nodes['B'].peer_id}")
+        screen.say(
+            "And A has just lost its link to B: it closes by force, and pays for that with confirmed coins of its own."
+        )
+        due = worth(example.holdings())["A"] // 1000
+        before = {name: nodes[name].wallet_sat() for name in ENDS}
+        for here, there, force in CLOSES:
+            example.close_channel(here, there, force=force)
 
         def gone() -> bool:
-            self.mine(1)
-            return all(self.closed(here, there) for here, there in wanted)
+            example.mine(1)
+            return all(example.closed(here, there) and example.closed(there, here) for here, there, _ in CLOSES)
 
         wait_for("the closes to be buried", gone)
-        for one, other, how in (("A", "B", "together"), ("B", "C", "together"), ("C", "D", "by force")):
-            channel = nodes[one].channel_with(nodes[other])
+        for here, there, force in CLOSES:
+            channel = nodes[here].channel_with(nodes[there])
             closing = channel["closing_txid"][:16] if channel else ""
-            screen.say(f"  {one}-{other}: closed {how} by {closing}…, buried")
-        for name in "ABCD":
-            change = nodes[name].wallet_sat() - before[name]
-            screen.say(f"  {name}'s wallet on the chain: {change:+,} sat")
+            screen.say(f"  {here}-{there}: closed {'by force' if force else 'together'} by {closing}…, buried")
+        changes = {name: nodes[name].wallet_sat() - before[name] for name in before}
+        screen.say("On the chain: " + ", ".join(f"{name} {change:+,}" for name, change in changes.items()) + " sat")
+        if not 0 < (paid := due - changes["A"]) < MOST_FOR_A_CLOSE:
+            raise UserError(f"A had {due} sat in its channel and got {changes['A']} sat: less some fees is wanted")
         screen.say(
-            "The coins of all three channels are back on the chain; fees went to the miners. Whoever closed by force"
+            f"The coins of all three channels are back. A paid {paid} sat to the miners, and had to wait 6 blocks for"
         )
-        screen.say(
-            "had to wait 6 blocks for its own, in which the other could have shown that the state was an old one."
-        )
+        screen.say("the rest, in which B could have shown that the state was an old one.")
 
-    def closed(self, here: str, there: str) -> bool:
-        """Whether a channel is over for one of its ends."""
-        channel = self.nodes[here].channel_with(self.nodes[there])
-        return channel is None or channel["phase"] == "closed"
+    def bring_back(self) -> None:
+        """The network is whole again."""
+        self.nodes[LOST].start()
+        self.nodes[LOST].wait_until_up()
