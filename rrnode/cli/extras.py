@@ -22,7 +22,7 @@ def demo(
     stop: Annotated[Path | None, typer.Option(help="End the network that --keep left in this directory.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run five nodes on this machine, pay through them, and close the channels."""
+    """Run seven nodes on this machine, pay through them, and close channels."""
     session(context, as_json)
     if stop is not None and (keep or directory is not None):
         raise UserError("--stop goes with no other flag", "start a new network without it")

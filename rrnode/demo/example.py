@@ -83,7 +83,7 @@ class Example:
             self.nodes[name].wait_until_up()
 
     def _add_server(self, name: str) -> None:
-        address = f"127.{1 + list(SERVERS).index(name)}.0.1"
+        address = address_of(name)
         self._listening[name] = f"/ip4/{address}/tcp/{free_port(address)}"
         roles = {f"roles__{switch}": "true" for switch in SERVERS[name]}
         self._add(name, host__listen=self._listening[name], chain__poll_seconds="0.1", **roles, **self.network.by_rpc)
@@ -178,6 +178,11 @@ class Example:
             if (here["ours_msat"], here["theirs_msat"]) != (there["theirs_msat"], there["ours_msat"]):
                 return False
         return True
+
+
+def address_of(server: str) -> str:
+    """Where a server listens: in a /16 of its own."""
+    return f"127.{1 + list(SERVERS).index(server)}.0.1"
 
 
 def worth(held: Holdings) -> dict[str, int]:

@@ -77,7 +77,13 @@ def _farewell(screen: Screen, story: "_Story", directory: Path, seconds: float, 
     screen.say(f"That took {seconds:.0f} seconds.")
     if keep:
         screen.say("The network goes on running. Look around, for instance:")
-        for name, command in (("A", "status"), ("B", "channel list"), ("B", "routes"), ("D", "payments")):
+        for name, command in (
+            ("A", "status"),
+            ("A", "helpers"),
+            ("B", "channel list"),
+            ("B", "routes"),
+            ("D", "payments"),
+        ):
             screen.say(f"  rrnode --datadir {story.nodes[name].data_dir} {command}")
         screen.say("End it with:")
         screen.say(f"  rrnode demo --stop {directory}")
@@ -132,15 +138,15 @@ class _Story:
         """Chain, seven processes, coins, links, five channels."""
         say, example = self.screen.say, self.example
         self.screen.title("The network")
-        say("    A---B---D---E      A and E are clients: no open port, no chain, they dial out only.")
+        say("    A---B---D---E      A and E are clients: no open port, no chain.")
         say("         \\ /           B, C and D are servers: they carry payments.")
-        say("          C   F   G    C, F and G help A and E: they prove what is in the chain.")
+        say("          C   F   G    C, F and G tell A and E the chain, with proofs.")
         example.start()
         self.screen.names |= {node.peer_id: name for name, node in self.nodes.items()}
         say(
             f"Seven processes run, and a chain (regtest, validated by libbitcoinkernel) at {example.network.chain_url}."
         )
-        say("Nobody's helper is its neighbour, and of three helpers one that is honest is enough:")
+        say("Nobody's helper is its neighbour; one of three that is honest is enough:")
         for client in HELPERS:
             say(f"  {client} is helped by {self.helpers(client)}")
         example.share_coins()
@@ -244,9 +250,7 @@ class _Story:
         screen.say(f"{LOST} was just switched off. A notices, and goes on with the other two:")
         screen.say(f"  A is helped by {self.helpers('A')}")
         nodes["A"].client.delete(f"/peers/{nodes['B'].peer_id}")
-        screen.say(
-            "And A has just lost its link to B: it closes by force, and pays for that with confirmed coins of its own."
-        )
+        screen.say("A has also lost its link to B: it closes by force, with coins of its own to pay.")
         due = worth(example.holdings())["A"] // 1000
         before = {name: nodes[name].wallet_sat() for name in ENDS}
         for here, there, force in CLOSES:
@@ -266,9 +270,9 @@ class _Story:
         if not 0 < (paid := due - changes["A"]) < MOST_FOR_A_CLOSE:
             raise UserError(f"A had {due} sat in its channel and got {changes['A']} sat: less some fees is wanted")
         screen.say(
-            f"The coins of all three channels are back. A paid {paid} sat to the miners, and had to wait 6 blocks for"
+            f"The coins of all three channels are back. A paid {paid} sat to the miners, and had to wait 6 blocks for the "
+            "rest, in which B could have shown that the state was an old one."
         )
-        screen.say("the rest, in which B could have shown that the state was an old one.")
 
     def bring_back(self) -> None:
         """The network is whole again."""
