@@ -116,11 +116,15 @@ class Example:
         return str(opened["funding_txid"])
 
     def confirm_channels(self) -> None:
-        """Bury the funding transactions, and wait until both ends of every channel can use it."""
-        self.mine(int(SHORT["channels__funding_depth"]))
-        for left, right in CHANNELS:
-            for here, there in ((left, right), (right, left)):
-                wait_for(f"channel {left}-{right} to open", lambda here=here, there=there: self.usable(here, there))  # type: ignore[misc]
+        """Make blocks until both ends of every channel can use it."""
+        self.mine(int(SHORT["channels__funding_depth"]) - 1)
+        ends = [*CHANNELS, *((right, left) for left, right in CHANNELS)]
+
+        def opened() -> bool:
+            self.mine(1)  # one more each time: a funding transaction may have missed the first ones
+            return all(self.usable(here, there) for here, there in ends)
+
+        wait_for("the channels to open", opened)
 
     def _post(self, name: str, path: str, **order: str | int) -> Json:
         answer: Json = self.nodes[name].client.post(path, order)

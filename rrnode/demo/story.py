@@ -63,7 +63,7 @@ def run(options: Options, console: Console | None = None) -> Json:
         return {
             "seconds": round(seconds, 1),
             "payments": story.ended,
-            "nodes": {name: str(node.data_dir) for name, node in story.nodes.items()} if options.keep else {},
+            "nodes": {name: str(node.data_dir) for name, node in sorted(story.nodes.items())} if options.keep else {},
         }
     finally:
         if not kept:
@@ -159,11 +159,14 @@ class _Story:
 
     def helpers(self, client: str) -> str:
         """How a client's helpers stand, in a line."""
-        found = self.nodes[client].client.get("/helpers")
         return ", ".join(
             f"{self.screen.name(each['peer_id'])} ({each['problem'].partition(':')[0] or 'at block ' + str(each['height'])})"
-            for each in found
+            for each in self.nodes[client].client.get("/helpers")
         )
+
+    def misses_one(self, client: str) -> bool:
+        """Whether a client has noticed that one of its helpers is away."""
+        return not all(each["connected"] for each in self.nodes[client].client.get("/helpers"))
 
     # --- payments -----------------------------------------------------------------------------------------------------
 
@@ -246,7 +249,7 @@ class _Story:
         screen, nodes, example = self.screen, self.nodes, self.example
         screen.title("Closing: A-B by force, B-C and C-D together")
         nodes[LOST].stop()
-        wait_for(f"A to miss {LOST}", lambda: f"{LOST} (not connected)" in self.helpers("A"))
+        wait_for(f"A to miss {LOST}", lambda: self.misses_one("A"))
         screen.say(f"{LOST} was just switched off. A notices, and goes on with the other two:")
         screen.say(f"  A is helped by {self.helpers('A')}")
         nodes["A"].client.delete(f"/peers/{nodes['B'].peer_id}")

@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 MOST_WATCHED = 20_000  # things of one client: some 2 MB, and 40 requests to Bitcoin Core at each look
 MOST_WATCHED_IN_ALL = 400_000  # some 50 MB
 LOOK_EVERY = 1.0  # seconds between two looks at the mempool: each costs Bitcoin Core some requests per client
-TIP_EVERY = 0.1  # seconds between two looks at the tip: each costs it one, however many clients there are
+TIP_EVERY = 0.1  # seconds between two looks at the tip: each costs it a few, however many clients there are
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds while the chain is away
 
 _VERDICTS = {
