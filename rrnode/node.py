@@ -28,6 +28,7 @@ from protocols.channel.events import (
     ReleaseFunding,
     SendMessage,
     StoreChannel,
+    StoreRevoked,
     WatchOutpoint,
     WatchTx,
 )
@@ -56,6 +57,7 @@ from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.convert import channel_event, forward_step
 from rrnode.control.text import peer_text, txid_text
+from rrnode.cover import BOUNTIES, Unrelated
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import StorageFailed
 from rrnode.guard import Keeper
@@ -65,6 +67,7 @@ from rrnode.host.peer_text import join_address
 from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.channels import ChannelService
+from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
 from rrnode.services.initialization import InitializationService
@@ -74,7 +77,9 @@ from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
+from rrnode.services.watching import WatchServer
 from rrnode.storage import Store
+from rrnode.storage.remedies import RemedyStore
 from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -91,6 +96,7 @@ class Parts:
     """What a node is made of; `rrnode.start` makes the real ones, tests give others.
 
     Attributes:
+        remedies: where those of others are kept; None: this node watches for nobody.
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
         keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
@@ -105,6 +111,12 @@ class Parts:
     throw_away: Callable[[], AbstractAsyncContextManager[Host]]
     clock: Callable[[], float]
     keeper: Keeper | None = None
+    remedies: RemedyStore | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Revoked:
+    """A neighbour revoked a state, and that is on disk: watchers are to have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +162,7 @@ class Node:
             config=settings.engine_config(),
         )
         self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
-        self.neighbours = Neighbours(
-            self.money, gained=self._neighbour_gained, lost=lambda peer: self.routing.forget(peer)
-        )
+        self.neighbours = Neighbours(self.money, gained=self._neighbour_gained, lost=self._neighbour_lost)
         self.dispatcher = Dispatcher(
             handle=self._handle,
             commit=self._commit,
@@ -219,6 +229,30 @@ class Node:
             hands_to=self.neighbours.__contains__,
             throw_away=parts.throw_away,
         )
+        unrelated = Unrelated(settings.watch, self.neighbours, self.dialer)
+        self.covering = CoverClient(
+            host=self.host,
+            store=self.store.cover(),
+            watchers=unrelated.watchers,
+            channels=self.money.channels,
+            keys_of=parts.keys.key_ring(),
+            network=self.asset,
+            height=lambda: self.following.height,
+            ask=settings.watch.ask_blocks,
+            refuses=unrelated.refuses,
+            bounties=BOUNTIES,
+        )
+        self.watching: WatchServer | None = None
+        if parts.remedies is not None:
+            self.watching = WatchServer(
+                host=self.host,
+                store=parts.remedies,
+                secret=parts.keys.identity_secret(),
+                network=self.asset,
+                height=lambda: self.following.height,
+                keep=settings.watch.keep_blocks,
+                most=settings.watch.max_clients,
+            )
         self.paying = Paying(
             settings=settings,
             config=self.money.config,
@@ -300,8 +334,11 @@ class Node:
                         self.initializations.run,
                         self.dialer.run,
                         self.paying.run,
+                        self.covering.run,
                     ):
                         nursery.start_soon(service)
+                    if self.watching is not None:
+                        nursery.start_soon(self.watching.run)
                     if self.parts.keeper is not None:
                         nursery.start_soon(self.parts.keeper.run, self._probe)
                     task_status.started()
@@ -349,7 +386,7 @@ class Node:
     async def _watch_peers(self) -> None:
         for peer in self.neighbours:
             self.dialer.want(peer)
-        for address in self.settings.host.keep:
+        for address in self.settings.host.keep + self.settings.watch.watchers:
             self.dialer.want(self.dialer.name(address, Source.USER))
         async with self.host.events() as events:
             async for event in events:
@@ -376,6 +413,8 @@ class Node:
         for effect in self.money.handle(event, facts):
             effects.append(effect)
             match effect:
+                case StoreRevoked():
+                    effects.append(_Revoked())
                 case StoreForward(forward=forward):
                     self._carried[forward.incoming] = forward.payment_hash
                     effects.append(_News(forward_step(forward)))
@@ -421,6 +460,8 @@ class Node:
                 )
             case _News():
                 self.bus.publish(effect.event)
+            case _Revoked():
+                self.covering.wake()
             case _UnusedKeys():
                 self._require_background().start_soon(self.funding.give_back_keys, effect.key_index)
             case PaymentChanged():
@@ -459,11 +500,19 @@ class Node:
         self.channels.sessions.check(peer)
         self.subscribed.sessions.check(peer)
         self.initializations.attachments.check(peer)
+        self.covering.neighbours_changed()
+
+    def _neighbour_lost(self, peer: PeerId) -> None:
+        self.routing.forget(peer)
+        self.covering.neighbours_changed()
 
     # --- waiting for changes ------------------------------------------------------------------------------------------
 
     def _took_in(self, tip: BlockRef) -> None:
         self.broadcaster.tip_changed()
+        self.covering.wake()
+        if self.watching is not None:
+            self.watching.tip_changed()
         self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
         self._notify()
 

@@ -20,6 +20,7 @@ from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
 from rrnode.control.convert import payment_info, promise_info
 from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
+from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
 from rrnode.host.dialer import Source
 from rrnode.node import Node
@@ -275,6 +276,13 @@ class Owner:
         await node.ask(CloseRequested(channel_id=channel_id, force=force))
         after = node.money.channel(channel_id)
         return channel_info(after or channel)
+
+    # --- watchers -----------------------------------------------------------------------------------------------------
+
+    async def cover(self) -> m.Cover:
+        """Which watcher holds what."""
+        node = self._node
+        return await trio.to_thread.run_sync(report, node.covering, node.store, node.money.channels())
 
     # --- payments -----------------------------------------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ def create_app(service: NodeService, stopping: trio.Event) -> FastAPI:
     _handle_errors(app)
     _node_routes(app, service)
     _channel_routes(app, service)
+    _watch_routes(app, service)
     _payment_routes(app, service)
     _chain_routes(app, service)
 
@@ -170,6 +171,12 @@ def _channel_routes(app: FastAPI, service: NodeService) -> None:
     @app.post("/v1/channels/{channel_id}/close", tags=["channels"], summary="Close together, or by force")
     async def channel_close(channel_id: str, order: m.CloseOrder) -> m.ChannelInfo:
         return await service.channel_close(parse_channel_id(channel_id), order.force)
+
+
+def _watch_routes(app: FastAPI, service: NodeService) -> None:
+    @app.get("/v1/cover", tags=["watchers"], summary="Which watcher holds what of each channel")
+    async def cover() -> m.Cover:
+        return await service.cover()
 
 
 def _payment_routes(app: FastAPI, service: NodeService) -> None:

@@ -55,6 +55,11 @@ class NodeService(Protocol):
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
         """Begin to close, together or by force; follow it through `ChannelEvent`."""
 
+    # --- watchers ---
+
+    async def cover(self) -> m.Cover:
+        """Which watcher of ours holds which newest state of each channel, and why one is not covered."""
+
     # --- payments ---
 
     async def contact(self) -> m.ContactInfo:

@@ -202,6 +202,7 @@ handed_over = Table(
     Column("stake", BigInteger, nullable=False),  # of the neighbour when that was decided, satoshi
     sqlite_with_rowid=False,
 )
+Index("ix_handed_over_watcher", handed_over.c.watcher, handed_over.c.until)
 
 watch_receipts = Table(
     "watch_receipts",

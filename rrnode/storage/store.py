@@ -16,6 +16,7 @@ from protocols.units import Msat, UnixTime
 from rrnode.errors import StorageFailed
 from rrnode.storage import codec, schema, wallet_rows
 from rrnode.storage.batch import Batch, StoreEffect
+from rrnode.storage.cover import CoverStore
 from rrnode.storage.database import Database
 from rrnode.storage.migrate import revision_of
 from rrnode.storage.owned import check_owner, open_owned
@@ -268,6 +269,10 @@ class Store:
         """Drop all addresses of a peer. Raises StorageFailed."""
         with self._database.writing() as connection:
             connection.execute(delete(schema.addresses).where(schema.addresses.c.peer == peer))
+
+    def cover(self) -> CoverStore:
+        """What our watchers have, in this database."""
+        return CoverStore(self._database, self._sql, self._rows)
 
     # --- wallet -------------------------------------------------------------------------------------------------------
 

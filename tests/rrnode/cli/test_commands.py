@@ -39,6 +39,14 @@ async def test_peers_are_connected_listed_and_let_go(run: Any, node: Any, fake: 
     assert (await run("peers", "--json")).json == []
 
 
+async def test_cover_tells_who_holds_what_and_why_not(run: Any, node: Any, fake: ModuleType) -> None:
+    lines = [line.split() for line in (await run("cover")).out.splitlines()]
+    assert lines[1] == [peer_text(fake.BOB), "connected", fake.BOB_ADDRESS]
+    assert lines[-1] == ["abababab…abababab", "3", "1", "of", "1", "20,000", "sat", "partly", "covered.[31m"]
+    found = m.Cover.model_validate((await run("cover", "--json")).json)
+    assert found.channels[0].held[0].until_height == 900
+
+
 async def test_an_address_that_refuses_is_one_sentence_and_what_to_try(run: Any, node: Any, fake: ModuleType) -> None:
     result = await run("connect", fake.DEAD_ADDRESS)
     assert (result.code, result.out) == (1, "")

@@ -144,6 +144,23 @@ class FakeNode:
         self._due.append((open_, "the channel is open"))
         return opening
 
+    async def cover(self) -> m.Cover:
+        held = m.HeldStates(peer_id=peer_text(BOB), states=3, newest=2, has_newest=True, until_height=900)
+        return m.Cover(
+            watchers=(m.WatcherInfo(peer_id=peer_text(BOB), address=BOB_ADDRESS, connected=True),),
+            channels=(
+                m.ChannelCover(
+                    channel_id="ab" * 32,
+                    peer_id=peer_text(US),
+                    states_revoked=3,
+                    stake_sat=20_000,
+                    holders_of_newest=1,
+                    held=(held,),
+                    note="partly covered\x1b[31m",
+                ),
+            ),
+        )
+
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
         channel = self._channels.get(channel_id.hex())
         if channel is None:

@@ -25,6 +25,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
+from rrnode.start import remedies_of
 from rrnode.storage import Store, WalletChanges
 from rrnode.wallet import Balance, Wallet
 
@@ -127,14 +128,14 @@ class SharedChain(KernelChain):
 class Actor:
     """One node: its directory and words outlive its process, which `start` and `kill` begin and end."""
 
-    def __init__(self, world: "World", name: str, *, routes: bool, **settings: Any) -> None:
+    def __init__(self, world: "World", name: str, *, routes: bool, watches: bool = False, **settings: Any) -> None:
         self.world, self.name = world, name
-        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes else ()
+        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or watches else ()
         data_dir = world.directory / name
         data_dir.mkdir(mode=0o700)
         self.settings = Settings(
             data_dir=data_dir,
-            roles=RoleSettings(route=routes),
+            roles=RoleSettings(route=routes, watch=watches),
             # C's delta fits into the payer's least slack, so that the way through C can always stand in for a shorter one.
             locks=LockSettings(lock_delta=BlockDelta(3 if name == "C" else 6), final_lock=BlockDelta(9)),
             channels=ChannelSettings(
@@ -165,6 +166,7 @@ class Actor:
         self._ended = trio.Event()
         store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
         store.fuse = self.fuse = Fuse(self._lose_power)
+        remedies = remedies_of(self.settings, self.keys)
         try:
             host = MemoryHost(
                 self.keys.identity_secret(),
@@ -184,6 +186,7 @@ class Actor:
                     backend=self.world.backend(),
                     throw_away=self.world.throw_away,
                     clock=time.time,
+                    remedies=remedies,
                 )
             )
             self.owner = Owner(self.node)
@@ -194,6 +197,8 @@ class Actor:
         except* PowerCut:
             pass
         finally:
+            if remedies is not None:
+                remedies.close()
             store.close()
             self._ended.set()
 

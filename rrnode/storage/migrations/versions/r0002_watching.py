@@ -62,6 +62,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["channel_row"], ["channels.row"], name="fk_handed_over_channel_row"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_handed_over_watcher", "handed_over", ["watcher", "until"])
     op.create_table(
         "watch_receipts",
         sa.Column("number", NUMBER, nullable=False, autoincrement=False),
