@@ -70,6 +70,7 @@ from rrnode.services.channels import ChannelService
 from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
+from rrnode.services.hunting import Hunter
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
 from rrnode.services.neighbours import Neighbours
@@ -79,6 +80,7 @@ from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.services.watching import WatchServer
 from rrnode.storage import Store
+from rrnode.storage.cases import CaseStore
 from rrnode.storage.remedies import RemedyStore
 from rrnode.wallet import Wallet
 
@@ -172,6 +174,16 @@ class Node:
         )
         self.follower = Follower(self.backend, cursor=cursor)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
+        self.hunter: Hunter | None = None
+        if parts.remedies is not None:
+            self.hunter = Hunter(
+                backend=self.backend,
+                wallet=self.wallet,
+                remedies=parts.remedies,
+                store=CaseStore(parts.remedies.database),
+                buried_depth=settings.channels.buried_depth,
+                now=self.now,
+            )
         self.following = Following(
             settings=settings,
             backend=self.backend,
@@ -183,6 +195,7 @@ class Node:
             now=self.now,
             took_in=self._took_in,
             alarm=self._alarm,
+            hunt=self.hunter.take if self.hunter is not None else None,
         )
         self.funding = Funding(
             wallet=self.wallet, following=self.following, dispatcher=self.dispatcher, openings=self.openings
@@ -337,8 +350,9 @@ class Node:
                         self.covering.run,
                     ):
                         nursery.start_soon(service)
-                    if self.watching is not None:
+                    if self.watching is not None and self.hunter is not None:
                         nursery.start_soon(self.watching.run)
+                        nursery.start_soon(self.hunter.run)
                     if self.parts.keeper is not None:
                         nursery.start_soon(self.parts.keeper.run, self._probe)
                     task_status.started()

@@ -164,6 +164,42 @@ class Cover(Model):
     channels: tuple[ChannelCover, ...]
 
 
+# --- bounties ---------------------------------------------------------------------------------------------------------
+
+
+class BountyOutput(Model):
+    """An output of a breach. `spender` is "" while no block has spent it; `ours`: by a claim of ours."""
+
+    index: int
+    value_sat: int
+    bounty_sat: int
+    spender: str = ""
+    height: int | None = None
+    ours: bool = False
+
+
+class BountyInfo(Model):
+    """A breach that this node hunts or hunted.
+
+    Attributes:
+        outcome: "hunting", "won", "won in part", "lost" or "the breach is gone".
+        breach_height: None while no block holds the breach.
+        reward_sat: what blocks have paid us.
+        lost: outputs that somebody else has taken: a rival, the victim, or the cheat.
+        claim_txid, claim_fee_sat: what was published last; "" before.
+    """
+
+    txid: str
+    outcome: str
+    first_seen_unix: int
+    breach_height: int | None
+    reward_sat: int
+    lost: int
+    claim_txid: str = ""
+    claim_fee_sat: int = 0
+    outputs: tuple[BountyOutput, ...] = ()
+
+
 # --- payments ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from rrnode.config import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
@@ -160,6 +160,29 @@ class FakeNode:
                 ),
             ),
         )
+
+    async def bounties(self) -> tuple[m.BountyInfo, ...]:
+        taken = m.BountyOutput(index=0, value_sat=500_000, bounty_sat=9_000, spender="ef" * 32, height=700, ours=True)
+        lost = m.BountyOutput(index=2, value_sat=40_000, bounty_sat=3_000, spender="cd" * 32, height=700)
+        return (
+            m.BountyInfo(
+                txid="12" * 32,
+                outcome="won in part",
+                first_seen_unix=1_700_000_000,
+                breach_height=699,
+                reward_sat=8_500,
+                lost=1,
+                claim_txid="ef" * 32,
+                claim_fee_sat=500,
+                outputs=(taken, lost),
+            ),
+        )
+
+    async def bounty(self, txid: Txid) -> m.BountyInfo:
+        (found,) = await self.bounties()
+        if txid.hex() != found.txid:
+            raise NotThere("no breach with this transaction id was seen here", "see: rrnode bounty list")
+        return found
 
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
         channel = self._channels.get(channel_id.hex())
