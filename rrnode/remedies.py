@@ -16,16 +16,24 @@ from protocols.watch.policy import BountyConfig, Plan
 from protocols.watch.remedy import NONCE_SIZE, seal
 from rrnode.storage import RevokedState
 
+STEPS = 16  # of the reserve
+
 log = structlog.get_logger(__name__)
 
 
 def stake_of(channel: Channel) -> Sat:
-    """What the neighbour is sure to lose by cheating, as the channel stands now."""
+    """What the neighbour is sure to lose by cheating, as the channel stands now.
+
+    In steps: with each larger stake all states without a remedy are looked at again, and a neighbour could raise it by a
+    satoshi at a time.
+    """
     newest = channel.their_unrevoked or channel.their_commitment
     if newest is None or channel.their_terms is None:
         return Sat(0)
     spec = spec_of(channel, newest.number, ours=False)
-    return policy.at_stake(channel.our_terms.reserve, spec.to_broadcaster, channel.their_terms.dust_limit)
+    reserve = channel.our_terms.reserve
+    stake = policy.at_stake(reserve, spec.to_broadcaster, channel.their_terms.dust_limit)
+    return stake if stake == reserve else Sat(stake - stake % max(1, reserve // STEPS))
 
 
 def plan_of(channel: Channel, state: RevokedState, stake: Sat, config: BountyConfig) -> Plan:

@@ -100,12 +100,13 @@ class Bidder:
         return found
 
     async def _value(self, case: Case, place: bytes) -> Sat | None:
+        """Of an output of the breach, the chain or the mempool: a cheat may well spend from what is in no block yet."""
         txid, index = split(place)
-        breach = _parsed(case.breach)
-        if txid == case.txid and breach is not None and index < len(breach.outputs):
-            return breach.outputs[index].value
-        state = await self._backend.confirmed_output(txid, index)
-        return None if state is None else state.value
+        if txid != case.txid and (state := await self._backend.confirmed_output(txid, index)) is not None:
+            return state.value
+        raw = case.breach if txid == case.txid else await self._backend.mempool_transaction(txid)
+        parent = None if raw is None else _parsed(raw)
+        return parent.outputs[index].value if parent is not None and index < len(parent.outputs) else None
 
     async def _bid(
         self, case: Case, pairs: Sequence[Pair], rate: FeeRate, replaced: Sequence[_Standing], tip: BlockHeight

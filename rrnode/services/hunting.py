@@ -84,11 +84,15 @@ class Hunter:
         """Note what the chain and the mempool tell. On disk, if the disk works, when this returns; to be called before the
         batch's tip is committed, so that a crash repeats it."""
         self._tip = batch.tip.height
-        if batch.fork is not None:
+        if (fork := batch.fork) is not None:
             for case in list(self._open.values()):
-                self._update(hunt.undone(case, batch.fork.height))
+                self._update(hunt.undone(case, fork.height))
+            self._missed = [
+                (tx, None if height is None or height > fork.height else height) for tx, height in self._missed
+            ]
+        missed = self._missed
         found = await trio.to_thread.run_sync(self._look_up, batch)
-        for tx, height in self._of(batch):
+        for tx, height in (*missed, *self._of(batch)):
             await self._see(tx, height, found.get(tx.txid, ()))
         for case in list(self._open.values()):
             self._update(hunt.settled(case, batch.tip.height, self._depth))

@@ -10,11 +10,14 @@ from trio.testing import MockClock
 
 from protocols.channel.events import PublishWithChild
 from protocols.channel.force import ForceClose
+from protocols.ids import PeerId
 from protocols.onchain import tx
 from protocols.payment.events import PayPhase
 from protocols.units import BlockHeight
+from protocols.watch.remedy import hint_of
 from rrnode.config.settings import WatchSettings
 from rrnode.control.text import txid_text
+from rrnode.errors import UserError
 
 CAPACITY, PUSHED, PAID = 1_000_000, 300_000, 100_000  # satoshi
 
@@ -26,14 +29,14 @@ class Cheat:
         self.net, self.alice, self.bob, self.old, self.channel_id = net, alice, bob, old, channel_id
         self.txid = tx.parse(old.transaction).txid()
 
-    async def publish(self) -> None:
-        """Into the mempools, with a child that pays for it."""
+    async def publish(self, *, hurried: bool = False) -> None:
+        """Into the mempools, with a child that pays for it; `hurried`: more than any bounty is worth."""
         bob = self.bob.node
         order = PublishWithChild(
             channel_id=self.channel_id,
             transaction=self.old.transaction,
             anchor_index=self.old.anchor_index,
-            deadline=BlockHeight(bob.following.height + 1),
+            deadline=BlockHeight(bob.following.height + (1 if hurried else 144)),
         )
         bob.broadcaster.take(order)
         await bob.broadcaster.carry_out()
@@ -122,15 +125,13 @@ async def test_of_two_hunters_one_wins_and_the_other_records_the_lost_race(
     cheat = await prepared(net, *hunters)
     await cheat.publish()
     for each in hunters:
-        await its_case(each, cheat)
+        await published(each, cheat)
     await cheat.bury(6)
     told = [await each.owner.bounty(cheat.txid) for each in hunters]
-    assert {each.outcome for each in told} <= {"won", "lost", "won in part"}
-    assert [each.outcome for each in told].count("hunting") == 0
-    for output, same in zip(told[0].outputs, told[1].outputs, strict=True):
-        assert output.spender == same.spender
-        assert output.ours != same.ours
-    assert sum(each.reward_sat > 0 for each in told) >= 1
+    assert sorted(each.outcome for each in told) == ["lost", "won"]
+    assert [output.spender for output in told[0].outputs] == [output.spender for output in told[1].outputs]
+    assert sorted(each.lost for each in told) == [0, 2]
+    assert sorted(each.reward_sat > 0 for each in told) == [False, True]
     assert [each.coins().confirmed for each in hunters] == [each.reward_sat for each in told]
 
 
@@ -145,17 +146,53 @@ async def test_hunter_that_was_down_goes_on_where_the_chain_is_now(leaping_clock
     await h.crash()
     await h.start()
     assert (await its_case(h, cheat)).height is not None
-    await net.mine(1)
-    await eventually("the claim", lambda: h.node.hunter.store.find(cheat.txid).claim is not None)  # type: ignore[union-attr]
+    await published(h, cheat)
     await cheat.bury()
     assert (await h.owner.bounty(cheat.txid)).outcome == "won"
+
+
+async def published(actor: Actor, cheat: Cheat) -> None:
+    """Wait until the hunter's claim has left."""
+    await its_case(actor, cheat)
+    store = actor.node.hunter.store  # type: ignore[union-attr]
+    await eventually("the claim", lambda: store.find(cheat.txid).claim is not None)
+
+
+async def test_unconfirmed_breach_is_claimed_in_the_block_that_confirms_it(
+    leaping_clock: MockClock, net: World
+) -> None:
+    h = await hunter(net, "H")
+    cheat = await prepared(net, h)
+    await cheat.publish()
+    await published(h, cheat)
+    await net.mine(1)
+    told = await h.owner.bounty(cheat.txid)
+    assert [each.height for each in told.outputs] == [told.breach_height] * 2
+    assert [each.spender for each in told.outputs] == [told.claim_txid] * 2
+    assert told.outcome == "hunting"  # until that is buried
+
+
+async def test_breach_whose_child_pays_too_much_to_be_outbid_is_claimed_once_it_is_confirmed(
+    leaping_clock: MockClock, net: World
+) -> None:
+    h = await hunter(net, "H")
+    cheat = await prepared(net, h)
+    await cheat.publish(hurried=True)
+    assert (await its_case(h, cheat)).claim is None
+    await net.mine(1)
+    await published(h, cheat)
+    await cheat.bury()
+    told = await h.owner.bounty(cheat.txid)
+    assert told.outcome == "won"
+    assert told.breach_height is not None
+    assert [each.height for each in told.outputs] == [told.breach_height + 1] * 2
 
 
 async def test_reorganisation_reopens_what_it_took_back(leaping_clock: MockClock, net: World) -> None:
     h = await hunter(net, "H")
     cheat = await prepared(net, h)
     await cheat.publish()
-    await its_case(h, cheat)
+    await published(h, cheat)
     await net.mine(1)
     assert h.node.hunter is not None
     store = h.node.hunter.store
@@ -170,13 +207,9 @@ async def test_reorganisation_reopens_what_it_took_back(leaping_clock: MockClock
 
 
 async def test_rubbish_under_the_hint_does_not_hide_the_remedy(leaping_clock: MockClock, net: World) -> None:
-    from protocols.ids import PeerId
-    from protocols.watch.remedy import hint_of
-
     h = await hunter(net, "H")
     remedies = h.node.parts.remedies
     assert remedies is not None
-    hint = b""
     cheat = await prepared(net, h)
     hint = hint_of(cheat.txid)
     for number in range(3):
@@ -188,8 +221,6 @@ async def test_rubbish_under_the_hint_does_not_hide_the_remedy(leaping_clock: Mo
 
 
 async def test_node_that_watches_for_nobody_says_so(leaping_clock: MockClock, net: World) -> None:
-    from rrnode.errors import UserError
-
     a = await net.add("A", coins=0)
     with pytest.raises(UserError, match="watches for nobody"):
         await a.owner.bounties()
