@@ -204,7 +204,7 @@ class Hunter:
         """Look at the cases of which something is new: all with a new tip, else those whose outputs others spend now."""
         if not self._open:
             return
-        tip = self._tip
+        tip = (await self._backend.tip()).height
         spenders = await self._backend.mempool_spenders(list(self._watched))
         for case in list(self._open.values()):
             now = tip, case, tuple(spenders.get(place) for place in case.places)

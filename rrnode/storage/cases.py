@@ -42,7 +42,7 @@ class CaseStore:
                     oldest = (
                         select(_TABLE.c.txid).where(closed).order_by(_TABLE.c.first_seen).limit(count - MOST_CLOSED)
                     )
-                    connection.execute(delete(_TABLE).where(_TABLE.c.txid.in_(oldest.scalar_subquery())))
+                    connection.execute(delete(_TABLE).where(_TABLE.c.txid.in_(oldest)))
 
     def open_cases(self) -> tuple[Case, ...]:
         """Those that go on."""
