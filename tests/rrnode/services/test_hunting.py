@@ -9,8 +9,10 @@ import pytest
 from test_bidding import BREACH
 
 from protocols.ids import PeerId, Txid
-from protocols.units import BlockHeight, UnixTime
+from protocols.units import BlockHeight, FeeRate, UnixTime
 from protocols.watch import remedy
+from protocols.watch.bounty import assemble
+from protocols.watch.hunt import Outcome
 from rrnode.chain.base import BlockRef
 from rrnode.chain.follower import Batch, FollowedBlock
 from rrnode.chain.parse import parse_transaction
@@ -63,8 +65,8 @@ class Scene:
         sealed = {remedy.hint_of(each.txid): remedy.seal(each.remedy(), each.txid, bytes(12)) for each in breaches}
         self.remedies.put(CLIENT, BlockHeight(10_000), sealed)
 
-    async def see(self, *breaches: Any, height: int = 100, mined: bool = False) -> None:
-        seen = tuple(parse_transaction(each.raw) for each in breaches)
+    async def see(self, *transactions: Any, height: int = 100, mined: bool = False) -> None:
+        seen = tuple(parse_transaction(each.raw) for each in transactions)
         ref = BlockRef(height=BlockHeight(height), hash=bytes([height % 256]) * 32, previous=bytes(32), time=0)
         block = FollowedBlock(ref=ref, transactions=seen)
         await self.hunter.take(
@@ -153,3 +155,18 @@ async def test_address_that_was_never_paid_is_used_again(scene: Scene) -> None:
     await scene.see(*some)
     assert len({case.script for case in scene.store.open_cases()}) == 1
     assert scene.wallet.asked == 1
+
+
+async def test_address_that_was_paid_is_not_used_again(scene: Scene) -> None:
+    one, other = breach(1), breach(2)
+    scene.keep(one, other)
+    await scene.see(one, mined=True)
+    (case,) = scene.store.open_cases()
+    (claim,) = assemble(case.pairs, case.script, FeeRate(1_000))  # type: ignore[misc]
+    await scene.see(claim, height=101, mined=True)
+    await scene.see(height=103)
+    ended = scene.store.find(one.txid)
+    assert ended is not None
+    assert (ended.outcome, ended.reward) == (Outcome.WON, claim.reward)
+    await scene.see(other, height=104)
+    assert [each.script for each in scene.store.open_cases()] == [b"\x00\x14" + b"\x02" * 20]
