@@ -70,7 +70,6 @@ from rrnode.services.channels import ChannelService
 from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
-from rrnode.services.hunting import Hunter
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
 from rrnode.services.neighbours import Neighbours
@@ -78,9 +77,8 @@ from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
-from rrnode.services.watching import WatchServer
+from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
-from rrnode.storage.cases import CaseStore
 from rrnode.storage.remedies import RemedyStore
 from rrnode.wallet import Wallet
 
@@ -174,14 +172,17 @@ class Node:
         )
         self.follower = Follower(self.backend, cursor=cursor)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
-        self.hunter: Hunter | None = None
+        self.tower: Watchtower | None = None
         if parts.remedies is not None:
-            self.hunter = Hunter(
+            self.tower = Watchtower(
+                settings=settings,
+                host=self.host,
                 backend=self.backend,
                 wallet=self.wallet,
                 remedies=parts.remedies,
-                store=CaseStore(parts.remedies.database),
-                buried_depth=settings.channels.buried_depth,
+                secret=parts.keys.identity_secret(),
+                network=self.asset,
+                height=lambda: self.following.height,
                 now=self.now,
             )
         self.following = Following(
@@ -195,7 +196,7 @@ class Node:
             now=self.now,
             took_in=self._took_in,
             alarm=self._alarm,
-            hunt=self.hunter.take if self.hunter is not None else None,
+            hunt=self.tower.take if self.tower is not None else None,
         )
         self.funding = Funding(
             wallet=self.wallet, following=self.following, dispatcher=self.dispatcher, openings=self.openings
@@ -255,17 +256,6 @@ class Node:
             refuses=unrelated.refuses,
             bounties=BOUNTIES,
         )
-        self.watching: WatchServer | None = None
-        if parts.remedies is not None:
-            self.watching = WatchServer(
-                host=self.host,
-                store=parts.remedies,
-                secret=parts.keys.identity_secret(),
-                network=self.asset,
-                height=lambda: self.following.height,
-                keep=settings.watch.keep_blocks,
-                most=settings.watch.max_clients,
-            )
         self.paying = Paying(
             settings=settings,
             config=self.money.config,
@@ -350,9 +340,8 @@ class Node:
                         self.covering.run,
                     ):
                         nursery.start_soon(service)
-                    if self.watching is not None and self.hunter is not None:
-                        nursery.start_soon(self.watching.run)
-                        nursery.start_soon(self.hunter.run)
+                    if self.tower is not None:
+                        nursery.start_soon(self.tower.run)
                     if self.parts.keeper is not None:
                         nursery.start_soon(self.parts.keeper.run, self._probe)
                     task_status.started()
@@ -525,8 +514,8 @@ class Node:
     def _took_in(self, tip: BlockRef) -> None:
         self.broadcaster.tip_changed()
         self.covering.wake()
-        if self.watching is not None:
-            self.watching.tip_changed()
+        if self.tower is not None:
+            self.tower.tip_changed()
         self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
         self._notify()
 

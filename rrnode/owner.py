@@ -299,9 +299,9 @@ class Owner:
         return bounty_info(found)
 
     def _hunter(self) -> Hunter:
-        if self._node.hunter is None:
+        if self._node.tower is None:
             raise UserError("this node watches for nobody, so it hunts no bounties", "set roles.watch = true")
-        return self._node.hunter
+        return self._node.tower.hunter
 
     # --- payments -----------------------------------------------------------------------------------------------------
 

@@ -214,8 +214,8 @@ async def test_watcher_that_signs_something_else_counts_for_nothing(
 ) -> None:
     a, b = pair
     w = await net.add("W", routes=False, watches=True, coins=0)
-    assert w.node.watching is not None
-    w.node.watching._secret = b"\x07" * 32
+    assert w.node.tower is not None
+    w.node.tower.server._secret = b"\x07" * 32
     await pay_some(net, a, b)
     await a.stop()
     watched_by(a, w)

@@ -91,8 +91,8 @@ async def hunter(net: World, name: str) -> Actor:
 
 async def its_case(actor: Actor, cheat: Cheat) -> Any:
     """The hunter's case, once there is one."""
-    assert actor.node.hunter is not None
-    store = actor.node.hunter.store
+    assert actor.node.tower is not None
+    store = actor.node.tower.hunter.store
     await eventually("a case", lambda: store.find(cheat.txid) is not None)
     return store.find(cheat.txid)
 
@@ -154,7 +154,7 @@ async def test_hunter_that_was_down_goes_on_where_the_chain_is_now(leaping_clock
 async def published(actor: Actor, cheat: Cheat) -> None:
     """Wait until the hunter's claim has left."""
     await its_case(actor, cheat)
-    store = actor.node.hunter.store  # type: ignore[union-attr]
+    store = actor.node.tower.hunter.store  # type: ignore[union-attr]
     await eventually("the claim", lambda: store.find(cheat.txid).claim is not None)
 
 
@@ -194,8 +194,8 @@ async def test_reorganisation_reopens_what_it_took_back(leaping_clock: MockClock
     await cheat.publish()
     await published(h, cheat)
     await net.mine(1)
-    assert h.node.hunter is not None
-    store = h.node.hunter.store
+    assert h.node.tower is not None
+    store = h.node.tower.hunter.store
     case = store.find(cheat.txid)
     assert case is not None
     assert case.taken
