@@ -32,6 +32,7 @@ from protocols.channel.events import (
     WatchOutpoint,
     WatchTx,
 )
+from protocols.channel.state import Phase
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId
 from protocols.payment.engine import Engine as MoneyEngine
@@ -496,6 +497,8 @@ class Node:
         channel = self.money.channel(channel_id)
         if channel is not None:
             self.bus.publish(channel_event(channel))
+            if channel.phase is Phase.CLOSED:
+                self.covering.wake()  # its remedies are withdrawn
         self._notify()
 
     def _neighbour_gained(self, peer: PeerId) -> None:

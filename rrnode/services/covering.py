@@ -257,7 +257,10 @@ class _Talk:
         stake = stake_of(channel)
         start, looked_at = watcher.done.get(channel.channel_id, (0, Sat(-1)))
         start = start if stake <= looked_at else 0
-        while start < channel.their_secrets.count:
+        # The engine may be ahead of the disk, and by now the disk ahead of this channel: only what is in both is there.
+        stored = await trio.to_thread.run_sync(self._store.revoked, channel.channel_id)
+        end = min(stored, channel.their_secrets.count)
+        while start < end:
             states = await trio.to_thread.run_sync(
                 partial(
                     self._store.to_do,
@@ -269,11 +272,12 @@ class _Talk:
                 )
             )
             keys = client._keys_of(channel.key_index)
+            states = tuple(each for each in states if each.number < end)
             made = await trio.to_thread.run_sync(sealed_remedies, channel, keys, states, stake, client._bounties)
             for part in _frames(made):
                 await self._hand_over_some(channel.channel_id, part, stake)
             start = start + WINDOW if len(states) < BUILT_AT_ONCE else states[-1].number + 1
-        watcher.done[channel.channel_id] = channel.their_secrets.count, max(stake, looked_at)
+        watcher.done[channel.channel_id] = end, max(stake, looked_at)
 
     async def _hand_over_some(
         self, channel_id: ChannelId, made: Sequence[tuple[RevokedState, bytes | None]], stake: Sat

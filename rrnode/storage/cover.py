@@ -86,6 +86,14 @@ class CoverStore:
                 connection.execute(insert(table), [{"number": number, "peer": peer}])
         return int(number)
 
+    def revoked(self, channel_id: ChannelId) -> int:
+        """How many revoked states of a channel are on disk; they are numbered from 0."""
+        with self._database.reading() as connection:
+            newest = connection.execute(
+                select(func.max(_REVOKED.c.number)).where(_REVOKED.c.channel_row == self._rows.get(channel_id))
+            ).scalar()
+        return 0 if newest is None else newest + 1
+
     def to_do(
         self, watcher: int, channel_id: ChannelId, *, stake: Sat, start: int, limit: int
     ) -> tuple[RevokedState, ...]:

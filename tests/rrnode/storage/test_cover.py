@@ -63,6 +63,11 @@ def test_each_watcher_has_one_number_for_ever(scene: Scene) -> None:
     assert scene.store.cover().watcher(ONE) == scene.one
 
 
+def test_only_what_is_on_disk_counts_as_revoked(scene: Scene, kit: Any) -> None:
+    assert scene.cover.revoked(scene.channel) == 6
+    assert scene.cover.revoked(kit.channel_id(2)) == 0
+
+
 def test_a_watcher_lacks_what_it_was_not_handed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.cover.note(scene.one, scene.channel, [handed(0), handed(3)], PROOF)
     assert scene.lacks(scene.one) == [1, 2, 4, 5]
