@@ -28,9 +28,11 @@ from protocols.channel.events import (
     ReleaseFunding,
     SendMessage,
     StoreChannel,
+    StoreRevoked,
     WatchOutpoint,
     WatchTx,
 )
+from protocols.channel.state import Phase
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId
 from protocols.payment.engine import Engine as MoneyEngine
@@ -56,6 +58,7 @@ from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.convert import channel_event, forward_step
 from rrnode.control.text import peer_text, txid_text
+from rrnode.cover import BOUNTIES, Unrelated
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import StorageFailed
 from rrnode.guard import Keeper
@@ -66,6 +69,7 @@ from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
+from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
 from rrnode.services.initialization import InitializationService
@@ -75,7 +79,9 @@ from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
+from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
+from rrnode.storage.remedies import RemedyStore
 from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -92,6 +98,7 @@ class Parts:
     """What a node is made of; `rrnode.start` makes the real ones, tests give others.
 
     Attributes:
+        remedies: where those of others are kept; None: this node watches for nobody.
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
         keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
@@ -106,6 +113,12 @@ class Parts:
     throw_away: Callable[[], AbstractAsyncContextManager[Host]]
     clock: Callable[[], float]
     keeper: Keeper | None = None
+    remedies: RemedyStore | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Revoked:
+    """A neighbour revoked a state, and that is on disk: watchers are to have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +164,7 @@ class Node:
             config=settings.engine_config(),
         )
         self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
-        self.neighbours = Neighbours(
-            self.money, gained=self._neighbour_gained, lost=lambda peer: self.routing.forget(peer)
-        )
+        self.neighbours = Neighbours(self.money, gained=self._neighbour_gained, lost=self._neighbour_lost)
         self.dispatcher = Dispatcher(
             handle=self._handle,
             commit=self._commit,
@@ -163,6 +174,19 @@ class Node:
         )
         self.follower = Follower(self.backend, cursor=cursor, interests=self.wallet.interests)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
+        self.tower: Watchtower | None = None
+        if parts.remedies is not None:
+            self.tower = Watchtower(
+                settings=settings,
+                host=self.host,
+                backend=self.backend,
+                wallet=self.wallet,
+                remedies=parts.remedies,
+                secret=parts.keys.identity_secret(),
+                network=self.asset,
+                height=lambda: self.following.height,
+                now=self.now,
+            )
         self.following = Following(
             settings=settings,
             backend=self.backend,
@@ -174,6 +198,7 @@ class Node:
             now=self.now,
             took_in=self._took_in,
             alarm=self._alarm,
+            hunt=self.tower.take if self.tower is not None else None,
         )
         self.funding = Funding(
             wallet=self.wallet, following=self.following, dispatcher=self.dispatcher, openings=self.openings
@@ -223,6 +248,19 @@ class Node:
             attaches_to=self.is_our_server,
             hands_to=self.neighbours.__contains__,
             throw_away=parts.throw_away,
+        )
+        unrelated = Unrelated(settings.watch, self.neighbours, self.dialer)
+        self.covering = CoverClient(
+            host=self.host,
+            store=self.store.cover(),
+            watchers=unrelated.watchers,
+            channels=self.money.channels,
+            keys_of=parts.keys.key_ring(),
+            network=self.asset,
+            height=lambda: self.following.height,
+            ask=settings.watch.ask_blocks,
+            refuses=unrelated.refuses,
+            bounties=BOUNTIES,
         )
         self.paying = Paying(
             settings=settings,
@@ -305,10 +343,13 @@ class Node:
                         self.initializations.run,
                         self.dialer.run,
                         self.paying.run,
+                        self.covering.run,
                     ):
                         nursery.start_soon(service)
                     if self.chain_facts is not None:
                         nursery.start_soon(self.chain_facts.run)
+                    if self.tower is not None:
+                        nursery.start_soon(self.tower.run)
                     if self.parts.keeper is not None:
                         nursery.start_soon(self.parts.keeper.run, self._probe)
                     task_status.started()
@@ -356,7 +397,7 @@ class Node:
     async def _watch_peers(self) -> None:
         for peer in self.neighbours:
             self.dialer.want(peer)
-        for address in self.settings.host.keep:
+        for address in self.settings.host.keep + self.settings.watch.watchers:
             self.dialer.want(self.dialer.name(address, Source.USER))
         async with self.host.events() as events:
             async for event in events:
@@ -383,6 +424,8 @@ class Node:
         for effect in self.money.handle(event, facts):
             effects.append(effect)
             match effect:
+                case StoreRevoked():
+                    effects.append(_Revoked())
                 case StoreForward(forward=forward):
                     self._carried[forward.incoming] = forward.payment_hash
                     effects.append(_News(forward_step(forward)))
@@ -428,6 +471,8 @@ class Node:
                 )
             case _News():
                 self.bus.publish(effect.event)
+            case _Revoked():
+                self.covering.wake()
             case _UnusedKeys():
                 self._require_background().start_soon(self.funding.give_back_keys, effect.key_index)
             case PaymentChanged():
@@ -459,6 +504,8 @@ class Node:
         channel = self.money.channel(channel_id)
         if channel is not None:
             self.bus.publish(channel_event(channel))
+            if channel.phase is Phase.CLOSED:
+                self.covering.wake()  # its remedies are withdrawn
         self._notify()
 
     def _neighbour_gained(self, peer: PeerId) -> None:
@@ -466,11 +513,19 @@ class Node:
         self.channels.sessions.check(peer)
         self.subscribed.sessions.check(peer)
         self.initializations.attachments.check(peer)
+        self.covering.neighbours_changed()
+
+    def _neighbour_lost(self, peer: PeerId) -> None:
+        self.routing.forget(peer)
+        self.covering.neighbours_changed()
 
     # --- waiting for changes ------------------------------------------------------------------------------------------
 
     def _took_in(self, tip: BlockRef) -> None:
         self.broadcaster.tip_changed()
+        self.covering.wake()
+        if self.tower is not None:
+            self.tower.tip_changed()
         self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
         self._notify()
 

@@ -11,18 +11,20 @@ import trio
 
 from protocols.channel.events import CloseRequested, OpenRequested
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, balances, is_usable, receivable, spendable
-from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from protocols.payment.events import PayPhase
 from protocols.routing.events import Liquidity
 from protocols.units import AssetId, BlockHeight, FeeRate, Msat, Sat, to_msat
 from rrnode.chain.base import Miner, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
-from rrnode.control.convert import payment_info, promise_info
+from rrnode.control.convert import bounty_info, payment_info, promise_info
 from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
+from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
 from rrnode.host.dialer import Source
 from rrnode.node import Node
+from rrnode.services.hunting import Hunter
 from rrnode.services.neighbours import lives
 from rrnode.version import VERSION
 
@@ -30,6 +32,7 @@ LINK_WITHIN = 15.0  # seconds for a channel's stream to stand once the peer is l
 OPEN_WITHIN = 60.0  # seconds for a neighbour and our wallet to agree on a channel
 PUBLISHED_WITHIN = 5.0
 PUBLISHED_EVERY = 0.02
+BOUNTIES_SHOWN = 200  # the newest; all are on disk
 _SWITCHES = ("route", "chain", "watch", "mailbox")
 
 
@@ -295,6 +298,30 @@ class Owner:
         await node.ask(CloseRequested(channel_id=channel_id, force=force))
         after = node.money.channel(channel_id)
         return channel_info(after or channel)
+
+    # --- watchers -----------------------------------------------------------------------------------------------------
+
+    async def cover(self) -> m.Cover:
+        """Which watcher holds what."""
+        node = self._node
+        return await trio.to_thread.run_sync(report, node.covering, node.store, node.money.channels())
+
+    async def bounties(self) -> tuple[m.BountyInfo, ...]:
+        """The newest cases."""
+        found = await trio.to_thread.run_sync(self._hunter().store.newest, BOUNTIES_SHOWN)
+        return tuple(bounty_info(each) for each in found)
+
+    async def bounty(self, txid: Txid) -> m.BountyInfo:
+        """One case."""
+        found = await trio.to_thread.run_sync(self._hunter().store.find, txid)
+        if found is None:
+            raise NotThere("no breach with this transaction id was seen here", "see: rrnode bounty list")
+        return bounty_info(found)
+
+    def _hunter(self) -> Hunter:
+        if self._node.tower is None:
+            raise UserError("this node watches for nobody, so it hunts no bounties", "set roles.watch = true")
+        return self._node.tower.hunter
 
     # --- payments -----------------------------------------------------------------------------------------------------
 

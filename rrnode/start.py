@@ -21,6 +21,7 @@ from rrnode.keys import KeyTree, SeedFile
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
 from rrnode.storage import Store
+from rrnode.storage.remedies import RemedyStore
 from rrnode.version import VERSION
 from rrnode.wallet import Wallet
 
@@ -54,6 +55,19 @@ async def throw_away_host(settings: Settings) -> AsyncIterator[Host]:
         yield host
 
 
+def remedies_of(settings: Settings, keys: KeyTree) -> RemedyStore | None:
+    """What a watcher keeps for others; None when this node is none. Raises StorageFailed."""
+    if not settings.roles.watch:
+        return None
+    return RemedyStore.open(
+        settings.watch_storage_url,
+        node_id=keys.node_id(),
+        network=settings.node.network,
+        most_bytes=settings.watch.total_bytes,
+        most_per_client=settings.watch.client_bytes,
+    )
+
+
 async def run(settings: Settings, *, ready: Callable[[], None] | None = None) -> None:
     """Run the node of one data directory until it is told to stop. The caller holds the directory's lock.
 
@@ -68,8 +82,10 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
     seed = SeedFile(settings.data_dir)
     keys = KeyTree(seed.read(), settings.network)
     store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
+    remedies: RemedyStore | None = None
     try:
         host = host_of(settings, keys)
+        remedies = remedies_of(settings, keys)
         parts = Parts(
             settings=settings,
             keys=keys,
@@ -80,6 +96,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
             throw_away=partial(throw_away_host, settings),
             clock=time.time,
             keeper=(keeper := Keeper(settings)),
+            remedies=remedies,
         )
         node = Node(parts)
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -101,4 +118,6 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
                     await trio.to_thread.run_sync(keeper.end)
                 nursery.cancel_scope.cancel()
     finally:
+        if remedies is not None:
+            remedies.close()
         store.close()

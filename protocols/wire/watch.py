@@ -37,7 +37,7 @@ class Held(Message, frozen=True):
 
 
 class Terms(Message, frozen=True, tag=0):
-    """The watcher's first message, and again when something in it other than the height changes.
+    """The watcher's first message.
 
     Attributes:
         height: of the watcher's best block.

@@ -8,9 +8,12 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from bootstrap.networks import NETWORKS
 from protocols.errors import DecodeError
+from protocols.ids import PeerId
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
+from rrnode.host.peer_text import split_address
+from rrnode.services.relations import relation
 
 MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
 Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try
@@ -23,6 +26,7 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _addresses(settings)
     yield from _locks(settings)
     yield from _channels(settings)
+    yield from _watchers(settings)
     seen = set()
     priced = set()
     for text in settings.fees.neighbours:
@@ -152,6 +156,23 @@ def _address_problem(address: str, *, with_peer: bool) -> str:
     if with_peer and peer is None:
         return "does not end in /p2p/<peer id>"
     return ""
+
+
+def _watchers(settings: Settings) -> Iterator[Problem]:
+    known: list[tuple[str, PeerId]] = []
+    for address in settings.watch.watchers:
+        problem = _address_problem(address, with_peer=True)
+        if problem:
+            hint = "for example /ip4/192.0.2.7/tcp/9780/p2p/16Uiu2HA..."
+            yield "watch", "watchers", f"and {address[:120]!r} {problem}", hint
+            return
+        where, peer = split_address(address)
+        for other, its_peer in known:
+            why = relation(peer, (where,), its_peer, (other,))
+            if peer == its_peer or (why and not settings.watch.allow_related):
+                hint = "choose watchers that different people run, or set watch.allow_related = true"
+                yield "watch", "watchers", f"of which {address[:120]!r} {why} as another one", hint
+        known.append((where, peer))
 
 
 def _locks(settings: Settings) -> Iterator[Problem]:

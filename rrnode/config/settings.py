@@ -234,6 +234,38 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSettings:
+    """Who looks after this node's channels while it is away, and what this node takes on for others (roles.watch)."""
+
+    watchers: tuple[str, ...] = setting(
+        (), "watchers of this node's own channels; each ends in /p2p/<peer id>; best several, run by different people"
+    )
+    allow_related: bool = setting(
+        False, "also use watchers that seem to belong together, or to a channel neighbour, and could rob you together"
+    )
+    ask_blocks: BlockDelta = setting(
+        BlockDelta(26_000),
+        "how long watchers are asked to keep a remedy; renewed at half of it",
+        low=144,
+        high=1_000_000,
+    )
+    keep_blocks: BlockDelta = setting(
+        BlockDelta(52_560),
+        "as a watcher: the longest that a remedy is kept unless renewed, blocks",
+        low=144,
+        high=1_000_000,
+    )
+    client_bytes: int = setting(
+        20_000_000,
+        "as a watcher: room for one client, bytes; a state without payments in flight takes 200",
+        low=0,
+        high=_LIMIT,
+    )
+    total_bytes: int = setting(5_000_000_000, "as a watcher: room for all clients together, bytes", low=0, high=1 << 50)
+    max_clients: int = setting(200, "as a watcher: clients connected for it at once", low=1, high=100_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """Where state is kept."""
 
@@ -295,6 +327,7 @@ class Settings:
     channels: ChannelSettings = ChannelSettings()
     assets: AssetSettings = AssetSettings()
     limits: LimitSettings = LimitSettings()
+    watch: WatchSettings = WatchSettings()
     storage: StorageSettings = StorageSettings()
 
     @property
@@ -325,6 +358,13 @@ class Settings:
     def storage_url(self) -> str:
         """SQLAlchemy URL of the database, the default filled in."""
         return self.storage.url or f"sqlite:///{self.data_dir / 'rrnode.sqlite'}"
+
+    @property
+    def watch_storage_url(self) -> str:
+        """Likewise, of what a watcher keeps for others: a file of its own, but not on PostgreSQL."""
+        if self.storage.url and not self.storage.url.startswith("sqlite:"):
+            return self.storage.url
+        return f"sqlite:///{self.data_dir / 'watch.sqlite'}"
 
     @property
     def rpc_url(self) -> str:

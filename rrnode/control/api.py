@@ -19,7 +19,7 @@ from rrnode.control import models as m
 from rrnode.control.page import render
 from rrnode.control.service import NodeService
 from rrnode.control.streams import EventLines, serve_events
-from rrnode.control.text import parse_channel_id, parse_payment_hash, parse_peer
+from rrnode.control.text import parse_channel_id, parse_payment_hash, parse_peer, parse_txid
 from rrnode.errors import ChainUnavailable, NotThere, StorageFailed, UserError
 from rrnode.version import VERSION
 
@@ -111,6 +111,7 @@ def create_app(service: NodeService, stopping: trio.Event) -> FastAPI:
     _handle_errors(app)
     _node_routes(app, service)
     _channel_routes(app, service)
+    _watch_routes(app, service)
     _payment_routes(app, service)
     _chain_routes(app, service)
 
@@ -174,6 +175,20 @@ def _channel_routes(app: FastAPI, service: NodeService) -> None:
     @app.post("/v1/channels/{channel_id}/close", tags=["channels"], summary="Close together, or by force")
     async def channel_close(channel_id: str, order: m.CloseOrder) -> m.ChannelInfo:
         return await service.channel_close(parse_channel_id(channel_id), order.force)
+
+
+def _watch_routes(app: FastAPI, service: NodeService) -> None:
+    @app.get("/v1/cover", tags=["watchers"], summary="Which watcher holds what of each channel")
+    async def cover() -> m.Cover:
+        return await service.cover()
+
+    @app.get("/v1/bounties", tags=["watchers"], summary="Breaches that this node hunts or hunted, newest first")
+    async def bounties() -> tuple[m.BountyInfo, ...]:
+        return await service.bounties()
+
+    @app.get("/v1/bounties/{txid}", tags=["watchers"], summary="One of them")
+    async def bounty(txid: str) -> m.BountyInfo:
+        return await service.bounty(parse_txid(txid))
 
 
 def _payment_routes(app: FastAPI, service: NodeService) -> None:

@@ -5,8 +5,9 @@ from protocols.ids import PaymentHash
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
 from protocols.payment.payer import failure_words
 from protocols.routing.events import KeptOffer, OfferArrived
+from protocols.watch.hunt import Case
 from rrnode.control import models as m
-from rrnode.control.text import peer_text
+from rrnode.control.text import peer_text, txid_text
 
 PPM = 1_000_000
 
@@ -137,3 +138,29 @@ def offer_seen(arrived: OfferArrived, payment: Payment, *, cheapest: bool, after
 def hash_text(payment_hash: PaymentHash) -> str:
     """A payment hash in hex."""
     return payment_hash.hex()
+
+
+def bounty_info(case: Case) -> m.BountyInfo:
+    """A hunt as its owner sees it."""
+    taken = {each.index: each for each in case.taken}
+    return m.BountyInfo(
+        txid=txid_text(case.txid),
+        outcome=case.outcome.value,
+        first_seen_unix=case.first_seen,
+        breach_height=case.height,
+        reward_sat=case.reward,
+        lost=case.lost,
+        claim_txid="" if case.claim is None else txid_text(case.claim),
+        claim_fee_sat=case.claim_fee,
+        outputs=tuple(
+            m.BountyOutput(
+                index=pair.index,
+                value_sat=pair.spent.value,
+                bounty_sat=pair.bounty,
+                spender=txid_text(taken[pair.index].spender) if pair.index in taken else "",
+                height=taken[pair.index].height if pair.index in taken else None,
+                ours=pair.index in taken and taken[pair.index].ours,
+            )
+            for pair in case.pairs
+        ),
+    )

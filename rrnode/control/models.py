@@ -145,6 +145,87 @@ class ChannelInfo(Model):
     note: str = ""
 
 
+# --- watchers ---------------------------------------------------------------------------------------------------------
+
+
+class WatcherInfo(Model):
+    """A watcher of ours. `problem` says why it is not used, or holds less than it could."""
+
+    peer_id: str
+    address: str
+    connected: bool
+    problem: str = ""
+
+
+class HeldStates(Model):
+    """What one watcher holds of one channel: how many revoked states, the newest of them, until when the first is kept."""
+
+    peer_id: str
+    states: int
+    newest: int | None = None
+    has_newest: bool = False
+    until_height: int | None = None
+
+
+class ChannelCover(Model):
+    """Who could stop a cheat on one channel while this node is away.
+
+    Attributes:
+        states_revoked: numbered from 0.
+        stake_sat: what the neighbour is sure to lose by cheating; bounties are paid out of half of it.
+        note: why it is not covered, or not wholly; a sentence or "".
+    """
+
+    channel_id: str
+    peer_id: str
+    states_revoked: int
+    stake_sat: int
+    holders_of_newest: int
+    held: tuple[HeldStates, ...] = ()
+    note: str = ""
+
+
+class Cover(Model):
+    watchers: tuple[WatcherInfo, ...]
+    channels: tuple[ChannelCover, ...]
+
+
+# --- bounties ---------------------------------------------------------------------------------------------------------
+
+
+class BountyOutput(Model):
+    """An output of a breach. `spender` is "" while no block has spent it; `ours`: by a claim of ours."""
+
+    index: int
+    value_sat: int
+    bounty_sat: int
+    spender: str = ""
+    height: int | None = None
+    ours: bool = False
+
+
+class BountyInfo(Model):
+    """A breach that this node hunts or hunted.
+
+    Attributes:
+        outcome: "hunting", "won", "won in part", "lost" or "the breach is gone".
+        breach_height: None while no block holds the breach.
+        reward_sat: what blocks have paid us.
+        lost: outputs that somebody else has taken: a rival, the victim, or the cheat.
+        claim_txid, claim_fee_sat: what was published last; "" before.
+    """
+
+    txid: str
+    outcome: str
+    first_seen_unix: int
+    breach_height: int | None
+    reward_sat: int
+    lost: int
+    claim_txid: str = ""
+    claim_fee_sat: int = 0
+    outputs: tuple[BountyOutput, ...] = ()
+
+
 # --- payments ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import trio
 
-from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from rrnode.control import models as m
 
 
@@ -57,6 +57,17 @@ class NodeService(Protocol):
 
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
         """Begin to close, together or by force; follow it through `ChannelEvent`."""
+
+    # --- watchers ---
+
+    async def cover(self) -> m.Cover:
+        """Which watcher of ours holds which newest state of each channel, and why one is not covered."""
+
+    async def bounties(self) -> tuple[m.BountyInfo, ...]:
+        """The breaches that this node hunts or hunted, newest first. Raises UserError when it watches for nobody."""
+
+    async def bounty(self, txid: Txid) -> m.BountyInfo:
+        """One of them. Raises NotThere."""
 
     # --- payments ---
 

@@ -61,6 +61,11 @@ def parse_channel_id(text: str) -> ChannelId:
     return ChannelId(_hex32(text, "channel id"))
 
 
+def parse_txid(text: str) -> Txid:
+    """A transaction id as displays show it. Raises UserError."""
+    return Txid(_hex32(text, "transaction id")[::-1])
+
+
 def txid_text(txid: Txid | bytes) -> str:
     """A transaction or block id as displays show it: reversed."""
     return bytes(txid)[::-1].hex()

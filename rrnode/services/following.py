@@ -1,7 +1,7 @@
 """Following the chain for the whole node: the wallet takes it in first, then the channels; the fee rate, and what is to
 be kept on the chain for the channels' end, come from here (DESIGN 6, 9)."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ class Following:
         follower: of `backend`; nobody else waits for its `next`.
         engine: to read from; it is changed only through `dispatcher`.
         stored: what the disk keeps of a revoked state of a channel, by its number; blocking.
+        hunt: told each batch before its tip is committed, when this node hunts bounties.
         took_in: called when the node has taken in the chain up to this tip.
         alarm: brings a sentence to our owner.
 
@@ -65,7 +66,9 @@ class Following:
         now: Callable[[], UnixTime],
         took_in: Callable[[BlockRef], None],
         alarm: Callable[[str], None],
+        hunt: Callable[[Batch], Awaitable[None]] | None = None,
     ) -> None:
+        self._hunt = hunt
         self._settings, self._backend, self._follower, self._wallet = settings, backend, follower, wallet
         self._engine, self._dispatcher, self._stored = engine, dispatcher, stored
         self._now, self._tell_tip, self._alarm = now, took_in, alarm
@@ -111,6 +114,8 @@ class Following:
     async def _take(self, batch: Batch) -> None:
         """Wallet first, then the channels: a crash in between repeats the batch, and the wallet takes it once."""
         concerned = await trio.to_thread.run_sync(self._wallet.take, batch)
+        if self._hunt is not None:
+            await self._hunt(batch)
         cursor = (batch.tip.height, batch.tip.hash)
         if batch.connected:
             with suppress(ChainUnavailable):

@@ -22,17 +22,17 @@ class Allowance:
         self._keys: dict[Hashable, tuple[float, float]] = {}
         self._all: tuple[float, float] | None = None  # tokens, when
 
-    def take(self, key: Hashable) -> bool:
-        """Use one token of this key and one of the total, if both have one."""
+    def take(self, key: Hashable, count: float = 1) -> bool:
+        """Use so many tokens of this key and of the total, if both have them; never, when that is more than a burst."""
         now = trio.current_time()
         saved, since = self._all or (self._total_burst, now)
         everybody = min(self._total_burst, saved + (now - since) * self._total)
         tokens, then = self._keys.pop(key, (self._burst, now))
         mine = min(self._burst, tokens + (now - then) * self._per_key)
-        allowed = mine >= 1 and everybody >= 1
+        allowed = mine >= count and everybody >= count
         if allowed:
-            mine -= 1
-            everybody -= 1
+            mine -= count
+            everybody -= count
         self._all = (everybody, now)
         self._keys[key] = (mine, now)
         while len(self._keys) > self._most:

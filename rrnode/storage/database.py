@@ -39,10 +39,13 @@ class Database:
     Args:
         where: a file, or an SQLAlchemy URL (`postgresql+psycopg://...`).
         read_only: nothing is ever written; the file must exist.
+        writes_again: a failed write is tried again whenever somebody writes: for users whose memory is never ahead of
+            the disk.
     """
 
-    def __init__(self, where: Path | str, *, read_only: bool = False) -> None:
+    def __init__(self, where: Path | str, *, read_only: bool = False, writes_again: bool = False) -> None:
         self.name, self._engine = _engine(where, read_only)
+        self._writes_again = writes_again
         self.read_only = read_only
         self.dialect = self._engine.dialect
         self._lock = threading.Lock()
@@ -81,11 +84,15 @@ class Database:
                     yield self._connection
             except (SQLAlchemyError, OSError, MemoryError) as error:
                 failure = self.failed(error)
-                self._poisoned = str(failure)
+                self._poison(str(failure))
                 raise failure from error
             except BaseException as error:
-                self._poisoned = repr(error)
+                self._poison(repr(error))
                 raise
+
+    def _poison(self, why: str) -> None:
+        if not self._writes_again:
+            self._poisoned = why
 
     @property
     def poisoned(self) -> str | None:

@@ -1,13 +1,16 @@
 """The tables, in SQL that SQLite and PostgreSQL both speak. The migrations in `migrations/versions` make them; a test
 holds the two against each other.
 
+A watcher's tables are in the same schema, but an SQLite node keeps them in a file of their own (`rrnode.storage.remedies`):
+the tables that one file does not use stay empty.
+
 Blobs are the engines' frozen state (`rrnode.storage.codec`); columns beside them are for looking things up. A channel has
 a small number of its own (`row`), since its 32-byte id would be repeated in every one of its revoked states.
 """
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -143,4 +146,70 @@ wallet_change_for = Table(
     metadata,
     Column("holder", LargeBinary, primary_key=True),
     Column("key_index", BigInteger, nullable=False),
+)
+
+# --- what a watcher keeps for others ----------------------------------------------------------------------------------
+
+watch_clients = Table(
+    "watch_clients",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=False),  # stands for the key in each of its remedies
+    Column("peer", LargeBinary, nullable=False, unique=True),
+    Column("used_bytes", BigInteger, nullable=False),
+)
+
+remedies = Table(
+    "remedies",
+    metadata,
+    Column("hint", LargeBinary, primary_key=True),
+    Column("client", _Number, ForeignKey("watch_clients.number"), primary_key=True, autoincrement=False),
+    Column("until", Integer, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_remedies_client", remedies.c.client, remedies.c.hint)
+Index("ix_remedies_until", remedies.c.until)
+
+bounty_cases = Table(
+    "bounty_cases",
+    metadata,
+    Column("txid", LargeBinary, primary_key=True),
+    Column("is_open", Boolean, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+)
+Index("ix_bounty_cases_is_open", bounty_cases.c.is_open)
+
+# --- what a client knows of its watchers ------------------------------------------------------------------------------
+
+watchers = Table(
+    "watchers",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=False),
+    Column("peer", LargeBinary, nullable=False, unique=True),
+)
+
+handed_over = Table(
+    "handed_over",
+    metadata,
+    Column("watcher", _Number, ForeignKey("watchers.number"), primary_key=True, autoincrement=False),
+    Column("channel_row", _Number, ForeignKey("channels.row"), primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("until", Integer, nullable=False),
+    Column(
+        "digest", LargeBinary
+    ),  # of the sealed remedy; none: this state had nothing that a bounty could be offered for
+    Column("stake", BigInteger, nullable=False),  # of the neighbour when that was decided, satoshi
+    sqlite_with_rowid=False,
+)
+Index("ix_handed_over_watcher", handed_over.c.watcher, handed_over.c.until)
+
+watch_receipts = Table(
+    "watch_receipts",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=False),
+    Column("watcher", _Number, ForeignKey("watchers.number"), nullable=False),
+    Column("until", Integer, nullable=False),
+    Column("listed", LargeBinary, nullable=False),  # hint and digest of each, one after the other
+    Column("signature", LargeBinary, nullable=False),
 )

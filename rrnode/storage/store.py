@@ -16,8 +16,10 @@ from protocols.units import Msat, UnixTime
 from rrnode.errors import StorageFailed
 from rrnode.storage import codec, schema, wallet_rows
 from rrnode.storage.batch import Batch, StoreEffect
+from rrnode.storage.cover import CoverStore
 from rrnode.storage.database import Database
-from rrnode.storage.migrate import revision_of, upgrade
+from rrnode.storage.migrate import revision_of
+from rrnode.storage.owned import check_owner, open_owned
 from rrnode.storage.records import (
     Cursor,
     EndedForward,
@@ -67,16 +69,8 @@ class Store:
         Raises:
             StorageFailed: cannot be opened, is damaged, newer than this program, or of another seed or network.
         """
-        database = Database(where)
+        database = open_owned(where, node_id=node_id, network=network)
         try:
-            with database.writing() as connection:
-                upgrade(connection)
-                known = {row.key: row.value for row in connection.execute(select(schema.meta))}
-                mine = {"node_id": node_id.hex(), "network": network}
-                if not known:
-                    connection.execute(schema.meta.insert(), [{"key": key, "value": mine[key]} for key in mine])
-                else:
-                    _check_owner(database.name, known, mine)
             return cls(database, journal_rows=journal_rows)
         except BaseException:
             database.close()
@@ -98,7 +92,7 @@ class Store:
                         f"{database.name} has schema {revision}, {schema.HEAD} wanted: start the node once"
                     )
                 known = {row.key: row.value for row in connection.execute(select(schema.meta))}
-            _check_owner(database.name, known, {"node_id": node_id.hex(), "network": network})
+            check_owner(database.name, known, {"node_id": node_id.hex(), "network": network})
             return cls(database, journal_rows=0)
         except BaseException:
             database.close()
@@ -276,6 +270,10 @@ class Store:
         with self._database.writing() as connection:
             connection.execute(delete(schema.addresses).where(schema.addresses.c.peer == peer))
 
+    def cover(self) -> CoverStore:
+        """What our watchers have, in this database."""
+        return CoverStore(self._database, self._sql, self._rows)
+
     # --- wallet -------------------------------------------------------------------------------------------------------
 
     def load_wallet(self) -> WalletState:
@@ -287,15 +285,3 @@ class Store:
         """One change of the wallet, synced to the disk when this returns. Raises StorageFailed."""
         with self._database.writing() as connection:
             wallet_rows.write(connection, self._sql, changes)
-
-
-def _check_owner(name: str, known: dict[str, str], mine: dict[str, str]) -> None:
-    if known.get("network") != mine["network"]:
-        raise StorageFailed(
-            f"{name} belongs to the network {known.get('network')}, this node is set to {mine['network']}"
-        )
-    if known.get("node_id") != mine["node_id"]:
-        raise StorageFailed(
-            f"{name} belongs to node {known.get('node_id')}, the seed in use makes node {mine['node_id']}: "
-            "put the right seed back, or use another data directory"
-        )

@@ -22,6 +22,7 @@ from rrnode.control.text import peer_text
 from rrnode.errors import UserError
 
 PEER = peer_text(b"\x02" * 33)  # type: ignore[arg-type]
+SECOND = "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY"
 KEEP = f"/ip4/192.0.2.7/tcp/9780/p2p/{PEER}"
 
 
@@ -179,6 +180,17 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
         ),
         ("[channels]\nmaximum_to_self_delay = 5", "shorter than what we ask for ourselves (6)", ""),
         ("[wait]\nquiet_ms = 5000\nmaximum_ms = 10", "longer than wait.maximum_ms (10)", ""),
+        ('[watch]\nwatchers = ["/ip4/1.2.3.4/tcp/5"]', "does not end in /p2p/<peer id>", "for example"),
+        (
+            f'[watch]\nwatchers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/9.9.9.9/tcp/5/p2p/{PEER}"]\nallow_related = true',
+            "is the same node as another one",
+            "different people",
+        ),
+        (
+            f'[watch]\nwatchers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/1.2.9.9/tcp/5/p2p/{SECOND}"]',
+            "is in the same network, 1.2.0.0/16 as another one",
+            "watch.allow_related = true",
+        ),
         ('[storage]\nurl = "mysql://x"', "wanted sqlite:///file or postgresql", "leave it empty"),
         ('[assets]\nrates = ["regtest signet"]', "'regtest signet' is no exchange rate", "signet regtest 3/2"),
         ('[assets]\nrates = ["regtest regtest 1/1"]', "is no exchange rate", ""),

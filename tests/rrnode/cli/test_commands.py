@@ -54,6 +54,27 @@ async def test_helpers_are_shown_with_what_each_was_caught_at(run: Any, node: An
     assert [each["lies"] for each in (await run("helpers", "--json")).json] == [0, 2]
 
 
+async def test_cover_tells_who_holds_what_and_why_not(run: Any, node: Any, fake: ModuleType) -> None:
+    lines = [line.split() for line in (await run("cover")).out.splitlines()]
+    assert lines[1] == [peer_text(fake.BOB), "connected", fake.BOB_ADDRESS]
+    assert lines[-1] == ["abababab…abababab", "3", "1", "of", "1", "20,000", "sat", "partly", "covered.[31m"]
+    found = m.Cover.model_validate((await run("cover", "--json")).json)
+    assert found.channels[0].held[0].until_height == 900
+
+
+async def test_bounties_tell_rewards_and_lost_outputs(run: Any, node: Any, fake: ModuleType) -> None:
+    listed = (await run("bounty", "list")).out.splitlines()[1].split()
+    assert listed[0] == "12" * 32
+    assert listed[3:] == ["won", "in", "part", "8,500", "sat", "1", "of", "2"]
+    shown = (await run("bounty", "show", "12" * 32)).out
+    assert "confirmed  in block 699" in shown
+    assert [line.split()[5:] for line in shown.splitlines()[-2:]] == [["us", "700"], ["cd" * 32, "700"]]
+    missing = await run("bounty", "show", "34" * 32)
+    assert (missing.code, missing.out) == (1, "")
+    assert "see: rrnode bounty list" in missing.err
+    assert m.BountyInfo.model_validate((await run("bounty", "show", "12" * 32, "--json")).json).lost == 1
+
+
 async def test_an_address_that_refuses_is_one_sentence_and_what_to_try(run: Any, node: Any, fake: ModuleType) -> None:
     result = await run("connect", fake.DEAD_ADDRESS)
     assert (result.code, result.out) == (1, "")

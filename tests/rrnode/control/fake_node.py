@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from rrnode.config import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
@@ -147,6 +147,46 @@ class FakeNode:
         open_ = opening.model_copy(update={"phase": "open", "usable": True, "note": ""})
         self._due.append((open_, "the channel is open"))
         return opening
+
+    async def cover(self) -> m.Cover:
+        held = m.HeldStates(peer_id=peer_text(BOB), states=3, newest=2, has_newest=True, until_height=900)
+        return m.Cover(
+            watchers=(m.WatcherInfo(peer_id=peer_text(BOB), address=BOB_ADDRESS, connected=True),),
+            channels=(
+                m.ChannelCover(
+                    channel_id="ab" * 32,
+                    peer_id=peer_text(US),
+                    states_revoked=3,
+                    stake_sat=20_000,
+                    holders_of_newest=1,
+                    held=(held,),
+                    note="partly covered\x1b[31m",
+                ),
+            ),
+        )
+
+    async def bounties(self) -> tuple[m.BountyInfo, ...]:
+        taken = m.BountyOutput(index=0, value_sat=500_000, bounty_sat=9_000, spender="ef" * 32, height=700, ours=True)
+        lost = m.BountyOutput(index=2, value_sat=40_000, bounty_sat=3_000, spender="cd" * 32, height=700)
+        return (
+            m.BountyInfo(
+                txid="12" * 32,
+                outcome="won in part",
+                first_seen_unix=1_700_000_000,
+                breach_height=699,
+                reward_sat=8_500,
+                lost=1,
+                claim_txid="ef" * 32,
+                claim_fee_sat=500,
+                outputs=(taken, lost),
+            ),
+        )
+
+    async def bounty(self, txid: Txid) -> m.BountyInfo:
+        (found,) = await self.bounties()
+        if txid.hex() != found.txid:
+            raise NotThere("no breach with this transaction id was seen here", "see: rrnode bounty list")
+        return found
 
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
         channel = self._channels.get(channel_id.hex())

@@ -26,6 +26,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
+from rrnode.start import remedies_of
 from rrnode.storage import Store, WalletChanges
 from rrnode.wallet import Balance, Wallet
 
@@ -138,16 +139,17 @@ class Actor:
         *,
         routes: bool,
         serves_chain: bool = False,
+        watches: bool = False,
         helpers: tuple[str, ...] = (),
         **settings: Any,
     ) -> None:
         self.world, self.name, self._helpers = world, name, helpers
-        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or serves_chain else ()
+        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or serves_chain or watches else ()
         data_dir = world.directory / name
         data_dir.mkdir(mode=0o700)
         self.settings = Settings(
             data_dir=data_dir,
-            roles=RoleSettings(route=routes, chain=serves_chain),
+            roles=RoleSettings(route=routes, chain=serves_chain, watch=watches),
             # C's delta fits into the payer's least slack, so that the way through C can always stand in for a shorter one.
             locks=LockSettings(lock_delta=BlockDelta(3 if name == "C" else 6), final_lock=BlockDelta(9)),
             channels=ChannelSettings(
@@ -178,6 +180,7 @@ class Actor:
         self._ended = trio.Event()
         store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
         store.fuse = self.fuse = Fuse(self._lose_power)
+        remedies = remedies_of(self.settings, self.keys)
         try:
             host = MemoryHost(
                 self.keys.identity_secret(),
@@ -197,6 +200,7 @@ class Actor:
                     backend=RemoteChain(host, self._helpers, REGTEST) if self._helpers else self.world.backend(),
                     throw_away=self.world.throw_away,
                     clock=time.time,
+                    remedies=remedies,
                 )
             )
             self.owner = Owner(self.node)
@@ -207,6 +211,8 @@ class Actor:
         except* PowerCut:
             pass
         finally:
+            if remedies is not None:
+                remedies.close()
             store.close()
             self._ended.set()
 

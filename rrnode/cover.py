@@ -1,0 +1,107 @@
+"""Who looks after our channels while we are away: which watchers may be used, and what its owner is told about it (DESIGN 2, 7)."""
+
+from collections.abc import Iterable
+
+from protocols.channel.state import Channel, Phase
+from protocols.errors import DecodeError
+from protocols.ids import PeerId
+from protocols.watch.policy import BountyConfig, least_bounty
+from rrnode.config.settings import WatchSettings
+from rrnode.control import models as m
+from rrnode.control.text import peer_text
+from rrnode.host.dialer import Dialer
+from rrnode.host.peer_text import split_address
+from rrnode.remedies import plan_of, stake_of
+from rrnode.services.covering import CoverClient, Watcher
+from rrnode.services.relations import relation
+from rrnode.storage import Store
+
+BOUNTIES = BountyConfig()
+
+
+class Unrelated:
+    """Says which watchers must not be used, since they seem to belong to a channel neighbour.
+
+    Args:
+        neighbours: those of now.
+        dialer: knows addresses.
+    """
+
+    def __init__(self, settings: WatchSettings, neighbours: Iterable[PeerId], dialer: Dialer) -> None:
+        self._settings, self._neighbours, self._dialer = settings, neighbours, dialer
+        self.watchers = tuple((split_address(each)[1], each) for each in settings.watchers)
+        self._addresses = {peer: (split_address(address)[0],) for peer, address in self.watchers}
+
+    def refuses(self, watcher: PeerId) -> str:
+        """Why not; "" when it may be used."""
+        if self._settings.allow_related:
+            return ""
+        for neighbour in self._neighbours:
+            where = [each.where for each in self._dialer.addresses_of(neighbour)]
+            if why := relation(watcher, self._addresses[watcher], neighbour, where):
+                return f"it {why} as the channel neighbour {peer_text(neighbour)}; watch.allow_related overrides this"
+        return ""
+
+
+def report(client: CoverClient, store: Store, channels: Iterable[Channel]) -> m.Cover:
+    """Which watcher holds which newest state of each channel. Blocking."""
+    watchers = list(client.watchers.values())
+    return m.Cover(
+        watchers=tuple(
+            m.WatcherInfo(
+                peer_id=peer_text(each.peer), address=each.address, connected=each.connected, problem=each.problem
+            )
+            for each in watchers
+        ),
+        channels=tuple(
+            _channel(client, store, channel, watchers) for channel in channels if channel.phase is not Phase.CLOSED
+        ),
+    )
+
+
+def _channel(client: CoverClient, store: Store, channel: Channel, watchers: list[Watcher]) -> m.ChannelCover:
+    held = tuple(_held(client, channel, watcher) for watcher in watchers)
+    revoked = channel.their_secrets.count
+    notes = [_why_not(store, channel)] if revoked else []
+    if not watchers:
+        notes = ["no watcher is configured: somebody who is online must watch for this channel"]
+    elif revoked and not any(each.has_newest for each in held):
+        notes.insert(0, "no watcher holds the newest revoked state")
+    return m.ChannelCover(
+        channel_id=channel.channel_id.hex(),
+        peer_id=peer_text(channel.peer),
+        states_revoked=revoked,
+        stake_sat=stake_of(channel),
+        holders_of_newest=sum(each.has_newest for each in held),
+        held=held,
+        note="; ".join(note for note in notes if note),
+    )
+
+
+def _held(client: CoverClient, channel: Channel, watcher: Watcher) -> m.HeldStates:
+    extent = client.extent(watcher, channel.channel_id)
+    return m.HeldStates(
+        peer_id=peer_text(watcher.peer),
+        states=extent.states,
+        newest=extent.newest,
+        has_newest=extent.newest is not None and extent.newest == channel.their_secrets.count - 1,
+        until_height=extent.until,
+    )
+
+
+def _why_not(store: Store, channel: Channel) -> str:
+    """Why the newest revoked state has no remedy, or not for all of it; "" when it has."""
+    state = store.revoked_state(channel.channel_id, channel.their_secrets.count - 1)
+    if state is None:
+        return "its newest revoked state is not on disk yet"
+    try:
+        plan = plan_of(channel, state, stake_of(channel), BOUNTIES)
+    except DecodeError as error:
+        return f"what is kept of its newest revoked state cannot be read: {error}"
+    if not plan.left:
+        return ""
+    reasons = "; ".join(
+        f"{each.output.value} sat: {each.reason.value} ({least_bounty(each.output.kind, BOUNTIES)} sat at least)"
+        for each in plan.left[:3]
+    )
+    return f"{'partly' if plan.priced else 'not'} covered by bounties: {reasons}"

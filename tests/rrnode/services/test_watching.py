@@ -1,0 +1,221 @@
+"""`/rr/watch/1` as a watcher serves it, over memory hosts and a real store: clients that behave, and floods of rubbish."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from services_kit import GENESIS, Net, ended, until
+
+from protocols.ids import PeerId
+from protocols.units import AssetId, BlockDelta, BlockHeight
+from protocols.watch import receipt
+from protocols.wire.watch import (
+    CODEC,
+    PROTOCOL,
+    HandOver,
+    Held,
+    Holdings,
+    List,
+    Receipt,
+    RefusalCode,
+    Refused,
+    Renew,
+    SealedRemedy,
+    Stop,
+    Terms,
+    Withdraw,
+    Withdrawn,
+)
+from rrnode.host.base import FrameStream
+from rrnode.host.memory import MemoryHost
+from rrnode.services import watching
+from rrnode.services.watching import WatchServer
+from rrnode.storage.remedies import RemedyStore
+
+SECRET = b"\x41" * 32
+TIP, KEEP, ROOM = BlockHeight(500), BlockDelta(1000), 1000
+EACH = 200
+FIRST = bytes(16)
+
+
+def remedy(number: int, size: int = 184) -> SealedRemedy:
+    return SealedRemedy(hashlib.sha256(bytes([number])).digest()[:16], bytes([number]) * size)
+
+
+def listed(*numbers: int) -> list[receipt.Kept]:
+    return [(each.hint, hashlib.sha256(each.sealed).digest()) for each in map(remedy, numbers)]
+
+
+class Scene:
+    """A watcher, and clients that talk to it by hand."""
+
+    def __init__(self, net: Net, host: MemoryHost, store: RemedyStore) -> None:
+        self.net, self.host, self.store = net, host, store
+        self.tip = TIP
+        self.server = WatchServer(
+            host=host,
+            store=store,
+            secret=SECRET,
+            network=AssetId(GENESIS),
+            height=lambda: self.tip,
+            keep=KEEP,
+            most=2,
+        )
+
+    async def client(self, number: int) -> tuple[PeerId, FrameStream]:
+        host = await self.net.host(number)
+        await self.net.link(host, self.host)
+        return host.peer_id, await host.open_stream(self.host.peer_id, PROTOCOL)
+
+
+@pytest.fixture
+async def scene(net: Net, tmp_path: Path) -> AsyncIterator[Scene]:
+    host = await net.host(0)
+    store = RemedyStore.open(
+        tmp_path / "watch.sqlite",
+        node_id=host.peer_id,
+        network="regtest",
+        most_bytes=10 * ROOM,
+        most_per_client=ROOM,
+    )
+    made = Scene(net, host, store)
+    net.spawn(made.server)
+    yield made
+    store.close()
+
+
+async def hear(stream: FrameStream) -> Any:
+    with trio.fail_after(20):
+        return CODEC.decode(await stream.receive())
+
+
+async def ask(stream: FrameStream, request: Any) -> Any:
+    await stream.send(CODEC.encode(request))
+    return await hear(stream)
+
+
+async def test_remedies_are_taken_against_a_receipt_that_proves_it(scene: Scene) -> None:
+    client, stream = await scene.client(1)
+    assert await hear(stream) == Terms(TIP, KEEP, ROOM, 0)
+    answer = await ask(stream, HandOver(7, 900, (remedy(1), remedy(2))))
+    signed = receipt.sign(SECRET, AssetId(GENESIS), client, BlockHeight(900), listed(1, 2))
+    assert answer == Receipt(7, 900, 2 * EACH, signed)
+    assert [*scene.store.find(remedy(1).hint)] == [remedy(1).sealed]
+
+
+async def test_the_same_again_has_the_same_effect_as_once(scene: Scene) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    request = HandOver(7, 900, (remedy(1),))
+    assert await ask(stream, request) == await ask(stream, request)
+
+
+async def test_after_a_break_everything_is_still_there(scene: Scene) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    await ask(stream, HandOver(1, 900, (remedy(1), remedy(2))))
+    stream.reset()
+    host = next(iter(scene.net._scopes.keys() - {scene.host}))
+    again = await host.open_stream(scene.host.peer_id, PROTOCOL)
+    assert await hear(again) == Terms(TIP, KEEP, ROOM, 2 * EACH)
+    held = tuple(Held(hint, digest, 900) for hint, digest in sorted(listed(1, 2)))
+    assert await ask(again, List(2, FIRST)) == Holdings(2, held, False)
+
+
+async def test_nothing_is_kept_for_longer_than_the_terms_say(scene: Scene) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    answer = await ask(stream, HandOver(1, 2**32 - 1, (remedy(1),)))
+    assert answer.until == TIP + KEEP
+    scene.tip = BlockHeight(TIP + KEEP)
+    scene.server.tip_changed()
+    renewed = await ask(stream, Renew(2, scene.tip + 50, (remedy(1).hint,)))
+    assert (renewed.request, renewed.until, renewed.used_bytes) == (2, scene.tip + 50, EACH)
+    scene.tip = BlockHeight(scene.tip + 51)
+    scene.server.tip_changed()
+    await until(lambda: scene.store.used_bytes == 0)
+    missing = await ask(stream, Renew(3, scene.tip + 50, (remedy(1).hint,)))
+    assert (missing.request, missing.code) == (3, RefusalCode.NOT_HELD)
+
+
+async def test_what_is_withdrawn_makes_room(scene: Scene) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    await ask(stream, HandOver(1, 900, tuple(map(remedy, range(5)))))
+    assert (await ask(stream, HandOver(2, 900, (remedy(9),)))).code == RefusalCode.OVER_QUOTA
+    assert await ask(stream, Withdraw(3, (remedy(1).hint, remedy(77).hint))) == Withdrawn(3, 4 * EACH)
+    assert isinstance(await ask(stream, HandOver(4, 900, (remedy(9),))), Receipt)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        HandOver(1, TIP - 1, (remedy(1),)),
+        HandOver(1, 900, (remedy(1), remedy(1))),
+        HandOver(1, 900, (remedy(2), remedy(1, 185))),
+        Renew(1, 900, (remedy(1).hint, remedy(1).hint)),
+    ],
+)
+async def test_bad_request_is_refused_whole_and_the_stream_goes_on(scene: Scene, request_: Any) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    answer = await ask(stream, request_)
+    assert (answer.request, answer.code) == (1, RefusalCode.BAD_REQUEST)
+    assert await ask(stream, List(2, FIRST)) == Holdings(2, (), False)
+
+
+async def test_a_flood_of_small_requests_is_cut_before_it_reaches_the_disk(scene: Scene) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    answers = [await ask(stream, HandOver(number, 900, (remedy(1),))) for number in range(150)]
+    refused = [each for each in answers if isinstance(each, Refused)]
+    assert {each.code for each in refused} == {RefusalCode.TOO_FAST}
+    assert len(refused) >= 150 - watching.REQUESTS_AT_ONCE - 40
+
+
+async def test_a_full_disk_is_told_and_the_stream_goes_on(scene: Scene) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    scene.store.most_bytes = scene.store.most_per_client = 10**6
+    with scene.store.database.reading() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    large = tuple(remedy(number, 3227) for number in range(10))
+    answer = await ask(stream, HandOver(1, 900, large))
+    assert (answer.request, answer.code) == (1, RefusalCode.FULL)
+    with scene.store.database.reading() as connection:
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages + 100}")
+    assert isinstance(await ask(stream, HandOver(2, 900, large)), Receipt)
+
+
+async def test_one_client_too_many_drives_out_the_one_that_asked_for_nothing_longest(scene: Scene) -> None:
+    (_, first), (_, second) = await scene.client(1), await scene.client(2)
+    assert isinstance(await hear(first), Terms)
+    assert isinstance(await hear(second), Terms)
+    await ask(first, List(1, FIRST))
+    _, third = await scene.client(3)
+    assert isinstance(await hear(third), Terms)
+    await ended(second)
+    assert isinstance(await ask(first, List(2, FIRST)), Holdings)
+
+
+@pytest.mark.parametrize("message", [Withdrawn(1, 0), Receipt(1, 1, 1, bytes(64)), None])
+async def test_what_is_no_request_ends_the_stream_and_nothing_else(scene: Scene, message: Any) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    await stream.send(b"\x93\x01rubbish" if message is None else CODEC.encode(message))
+    await ended(stream)
+    assert scene.host.counters.handler_errors == 0
+    _, other = await scene.client(2)
+    assert isinstance(await hear(other), Terms)
+
+
+async def test_a_client_that_says_stop_is_let_go(scene: Scene) -> None:
+    _, stream = await scene.client(1)
+    await hear(stream)
+    await stream.send(CODEC.encode(Stop(0, "bye")))
+    await ended(stream)
+    await until(lambda: len(scene.server) == 0)
