@@ -230,6 +230,7 @@ class Node:
             host=self.host,
             post=self.dispatcher.post,
             is_neighbour=self.neighbours.__contains__,
+            concerns=self.money.concerns,
             fresh_keys=self.funding.fresh_keys,
             refuses_open=self._refuses_open,
             error_received=self.openings.failed,

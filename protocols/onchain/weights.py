@@ -3,6 +3,8 @@
 Signatures are counted with 72 bytes and a hash type: low-S signatures are never longer.
 """
 
+from collections.abc import Collection
+
 from protocols.units import FeeRate, Sat, fee_for, weight_to_vbytes
 
 HTLC_OUTPUT_WEIGHT = 172  # what one more HTLC adds to a commitment
@@ -33,20 +35,23 @@ def sweep_vbytes(witness: int) -> int:
     return weight_to_vbytes(_SWEEP_BASE_WEIGHT + witness)
 
 
-def close_steps(received: int, offered: int, expiries: int) -> int:
+def close_steps(received: int, expiring: Collection[int], at_once: int) -> int:
     """Transactions bound to a deadline that resolve a commitment of ours with HTLC outputs (DESIGN 6).
 
-    The commitment with its child, what claims the received ones, and one for each expiry of those offered, since HTLC
-    transactions of one nLockTime can be one.
+    The commitment with its child, what claims the received HTLCs, and what takes back those offered: HTLC transactions of
+    one nLockTime can be one, as far as their outputs lie near each other. Outputs are sorted by amount (BOLT 3), so whoever
+    chooses the amounts decides whether those of one expiry do.
 
     Args:
-        received, offered: HTLCs with an output.
-        expiries: how many different ones the offered have.
+        received: HTLCs with an output.
+        expiring: how many with an output we offered, for each of their expiries.
+        at_once: most expiries that can be due at the same time.
     """
-    if not received and not offered:
+    if not received and not expiring:
         return 0
-    groups = -(-(received + offered + OTHER_OUTPUTS) // JOINED_HTLCS)  # joined are those that lie near each other
-    return 1 + min(received, groups) + min(offered, expiries + groups - 1)
+    groups = -(-(received + sum(expiring) + OTHER_OUTPUTS) // JOINED_HTLCS)
+    due = sorted(expiring, reverse=True)[:at_once]
+    return 1 + min(received, groups) + sum(min(count, groups) for count in due)
 
 
 def claim_vbytes(witness: int) -> int:

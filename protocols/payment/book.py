@@ -3,6 +3,7 @@
 Source: DESIGN 6; `protocols.channel.engine` says which event belongs to which channel.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -184,21 +185,14 @@ class Book:
 
     def _end_of(self, channel: Channel, adding: BlockHeight | None = None) -> tuple[int, int]:
         """Satoshi and deadline-bound steps of a channel's end, perhaps with one more HTLC of ours that expires then."""
-        expiries = set[BlockHeight]()
-        outputs = offered = 0
-        for htlc in channel.htlcs:
-            if htlc.amount >= _OUTPUT_MSAT:
-                outputs += 1
-                if htlc.ours:
-                    offered += 1
-                    expiries.add(htlc.expiry)
+        outputs = [htlc for htlc in channel.htlcs if htlc.amount >= _OUTPUT_MSAT]
+        expiries = Counter(htlc.expiry for htlc in outputs if htlc.ours)
+        received = len(outputs) - expiries.total()
         if adding is not None:
-            outputs, offered = outputs + 1, offered + 1
-            expiries.add(adding)
-        need = max(self._config.chain_reserve, close_reserve(outputs, self._feerate))
-        # Of more different expiries than that, not all can be due at once.
-        due = min(len(expiries), self._config.channel.settle_margin)
-        return need, close_steps(outputs - offered, offered, due)
+            expiries[adding] += 1
+        need = max(self._config.chain_reserve, close_reserve(received + expiries.total(), self._feerate))
+        # Of more different expiries than `settle_margin`, not all can be due at once.
+        return need, close_steps(received, expiries.values(), self._config.channel.settle_margin)
 
     def _forget_end(self, channel_id: ChannelId) -> None:
         need, steps = self._ends.pop(channel_id, (0, 0))
@@ -257,7 +251,7 @@ class Book:
             case OpenRequested():
                 return [None]
             case MessageReceived():
-                return self._addressed(event)
+                return self.addressed(event)
             case LinkUp(peer=peer) | LinkDown(peer=peer):
                 return list(self._by_peer.get(peer, ()))
             case Flush():
@@ -278,7 +272,8 @@ class Book:
             ):
                 return [channel_id]
 
-    def _addressed(self, event: MessageReceived) -> list[ChannelId | None]:
+    def addressed(self, event: MessageReceived) -> list[ChannelId | None]:
+        """The channels of its sender that a message is about; None stands for one that is not there."""
         match event.message:
             case (
                 OpenChannel(temporary_channel_id=raw)

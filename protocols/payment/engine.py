@@ -9,7 +9,7 @@ one batch (`FindOffers` is answered within it), so a crash can fall between two 
 from typing import assert_never
 
 from protocols.channel.engine import KeyRing
-from protocols.channel.events import ChannelEvent, Flush, HtlcFailed, HtlcFulfilled, HtlcReceived
+from protocols.channel.events import ChannelEvent, Flush, HtlcFailed, HtlcFulfilled, HtlcReceived, MessageReceived
 from protocols.channel.state import Channel
 from protocols.errors import MisuseError
 from protocols.facts import Facts
@@ -86,6 +86,10 @@ class Engine:
     def channel(self, channel_id: ChannelId) -> Channel | None:
         """One channel, None when it is not known."""
         return self._book.get(channel_id)
+
+    def concerns(self, event: MessageReceived) -> bool:
+        """Whether a message is about a channel of the peer that sent it; all others are answered or ignored."""
+        return any(self._book.addressed(event))
 
     def payments(self) -> tuple[Payment, ...]:
         """Payments that we make: all that live, and the newest ended ones; oldest first."""

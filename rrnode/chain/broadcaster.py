@@ -99,7 +99,7 @@ class Broadcaster:
                     case PublishWithChild():
                         await self._publish_with_child(order, tip.height)
                     case PublishWithInputs():
-                        await self._claims.publish(key[1], tip.height)
+                        await self._claims.publish(key[1])
             except (MisuseError, StorageFailed, DecodeError) as error:
                 # Others have deadlines too; this one comes again at the next block.
                 log.error("publish.failed", **named(order), reason=str(error))
@@ -146,7 +146,7 @@ class Broadcaster:
             extra=bumping.CHANGE_DUST,
         )
         wanted, coins = await self._out.fee_and_coins(need)
-        vbytes = need.size(min(len(coins), bumping.MAX_COINS))
+        vbytes = need.size(len(coins))
         for current in own.values():
             if not policy.worth_replacing(current.fee, parent.vsize + current.vbytes, wanted, vbytes):
                 return

@@ -8,14 +8,14 @@ one lost input voids the whole; what is in a hurry, so that the rest need not pa
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from protocols.channel.events import PublishWithInputs, Purpose
 from protocols.errors import MisuseError
 from protocols.onchain.weights import JOINED_HTLCS
-from protocols.units import FeeRate, Sat
-from rrnode.chain.bumping import joined
+from protocols.units import FeeRate, Sat, fee_for
+from rrnode.chain.bumping import bumped_vbytes, joined
 from rrnode.chain.fees import FeePolicy
 from rrnode.chain.parse import Tx, parse_transaction
 
@@ -38,8 +38,10 @@ class Share(Enum):
     """What pairs that leave together have in common, in the order in which they are served. The value marks their coins."""
 
     HURRIED = b"hurried"
+    CAPPED = b"capped"  # in a hurry, but not worth what that asks for: they pay what they are worth
     CALM = b"calm"
     SMALL = b"small"  # not worth the feerate of the others
+    FOUGHT = b"fought"  # a stranger spends them: each leaves alone, with coins that won no other fight
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,14 @@ class Party:
     Attributes:
         purpose: what its coins are set aside for.
         blocks_left: until the first deadline; more where its members need not pay for hurry.
+        is_worth_coins: whether coins may be set aside for it. What pays less than is asked for may wait for ever, and keep
+            them from what has a deadline.
     """
 
     purpose: bytes
     pairs: tuple[Pair, ...]
     blocks_left: int
+    is_worth_coins: bool = True
 
     @property
     def places(self) -> frozenset[bytes]:
@@ -105,27 +110,37 @@ def shares_of(
     exposed = []
     for pair in sorted(pairs, key=lambda pair: (-pair.order.spent_value, pair.place)):
         left, vbytes, value = pair.order.deadline - tip, pair.bare.vsize, pair.order.spent_value
-        if left <= policy.hurry and policy.is_worth(vbytes, policy.feerate(estimate, left), value):
-            if pair.order.purpose is Purpose.HTLC_TIMEOUT and left <= policy.hurry // 2:
-                exposed.append(pair)
-            else:
-                shares[Share.HURRIED].append(pair)
+        if not policy.is_worth(vbytes, estimate, value):
+            shares[Share.SMALL].append(pair)
+        elif left > policy.hurry:
+            shares[Share.CALM].append(pair)
+        elif not policy.is_worth(vbytes, policy.feerate(estimate, left), value):
+            shares[Share.CAPPED].append(pair)
+        elif pair.order.purpose is Purpose.HTLC_TIMEOUT and left <= policy.hurry // 2:
+            exposed.append(pair)
         else:
-            shares[Share.CALM if policy.is_worth(vbytes, estimate, value) else Share.SMALL].append(pair)
+            shares[Share.HURRIED].append(pair)
     return shares, exposed
 
 
-def parties_of(group: bytes, shares: Mapping[Share, Sequence[Pair]], tip: int, policy: FeePolicy) -> list[Party]:
+def parties_of(
+    group: bytes, shares: Mapping[Share, Sequence[Pair]], tip: int, estimate: FeeRate, policy: FeePolicy
+) -> list[Party]:
     """A party for each share that has members, in the order in which they are served."""
     made = []
     for share in Share:
         if pairs := shares[share]:
             left = min(pair.order.deadline for pair in pairs) - tip
-            blocks_left = left if share is Share.HURRIED else max(left, policy.hurry)
-            made.append(Party(purpose_of(group, share), tuple(pairs), blocks_left))
+            blocks_left = left if share in {Share.HURRIED, Share.CAPPED} else max(left, policy.hurry)
+            party = Party(purpose_of(group, share), tuple(pairs), blocks_left)
+            if share is Share.SMALL:
+                vbytes = bumped_vbytes(party.bare(), 1)
+                worth = policy.fee(vbytes, estimate, party.stake) >= fee_for(vbytes, estimate)
+                party = replace(party, is_worth_coins=worth)
+            made.append(party)
     return made
 
 
-def party_of_one(pair: Pair, tip: int) -> Party:
-    """A pair that leaves alone, with coins of its own."""
-    return Party(pair.place, (pair,), pair.order.deadline - tip)
+def party_of_one(pair: Pair, tip: int, purpose: bytes | None = None) -> Party:
+    """A pair that leaves alone, with coins of its own or of this purpose."""
+    return Party(purpose or pair.place, (pair,), pair.order.deadline - tip)

@@ -70,6 +70,7 @@ class Need:
         idle: other purposes, whose coins nobody uses now; before fresh ones are set aside.
         lenders: other purposes that can wait; when nothing else is left.
         taken: outpoints of coins that are not to be had.
+        fresh: whether further coins may be set aside for it.
     """
 
     purpose: bytes
@@ -80,6 +81,7 @@ class Need:
     idle: tuple[bytes, ...] = ()
     lenders: tuple[bytes, ...] = ()
     taken: Set[bytes] = frozenset()
+    fresh: bool = True
 
 
 class Outgoing:
@@ -128,10 +130,13 @@ class Outgoing:
             found[txid] = OwnSpend(Sat(fee), tx.vsize, frozenset(tx.prevouts))
         return found
 
-    async def rate(self, blocks_left: int) -> FeeRate:
+    async def estimate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
+        """The feerate to confirm well before a deadline, or within so many blocks, whichever is sooner."""
+        return await self.backend.feerate(min(self.policy.blocks_to_ask_for(blocks_left), within))
+
+    async def rate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
         """What to pay with so many blocks left."""
-        estimate = await self.backend.feerate(self.policy.blocks_to_ask_for(blocks_left))
-        return self.policy.feerate(estimate, blocks_left)
+        return self.policy.feerate(await self.estimate(blocks_left, within=within), blocks_left)
 
     # --- coins --------------------------------------------------------------------------------------------------------
 
@@ -144,6 +149,10 @@ class Outgoing:
         self._ended.pop(purpose, None)
         return await self._wallet.reserve_coins(purpose, at_least)
 
+    async def purposes(self) -> frozenset[bytes]:
+        """What coins are set aside for."""
+        return frozenset(await self._wallet.fee_purposes())
+
     async def release(self, purpose: bytes) -> None:
         """See `FeeWallet.release_coins`."""
         await self._wallet.release_coins(purpose)
@@ -152,9 +161,13 @@ class Outgoing:
         """The fee to pay and coins for it, as far as there are any; more coins make a transaction larger, and so dearer."""
         chosen: list[FeeCoin] = []
 
+        def best() -> list[FeeCoin]:
+            # Only so many fit: small ones, set aside when little was asked for, must not keep a large one out.
+            return sorted(chosen, key=lambda coin: -coin.value)[: bumping.MAX_COINS]
+
         def short() -> int:
-            count = min(max(1, len(chosen)), bumping.MAX_COINS)
-            return self.fee(need, count) + need.extra - sum(coin.value for coin in chosen)
+            coins = best()
+            return self.fee(need, max(1, len(coins))) + need.extra - sum(coin.value for coin in coins)
 
         def choose(coins: Iterable[FeeCoin]) -> bool:
             before = len(chosen)
@@ -167,13 +180,15 @@ class Outgoing:
         choose(own)
         for idle in need.idle:
             choose(await self.held(idle))
-        while short() > 0:
-            own = await self.coins(need.purpose, Sat(sum(coin.value for coin in own) + short()))
-            if not choose(own):
+        while need.fresh and short() > 0:
+            before = short()
+            own = await self.coins(need.purpose, Sat(sum(coin.value for coin in own) + before))
+            if not choose(own) or short() >= before:
                 break
         for lender in need.lenders:
             choose(await self.held(lender))
-        return self.fee(need, min(len(chosen), bumping.MAX_COINS)), tuple(chosen)
+        coins = tuple(best())
+        return self.fee(need, len(coins)), coins
 
     def fee(self, need: "Need", coins: int) -> Sat:
         """What a transaction with so many coins should pay, at the policy's rate and within its share of the stake."""
@@ -189,7 +204,7 @@ class Outgoing:
         Args:
             places_of: the outputs that a purpose is about; when blocks spend them all, it has ended.
         """
-        for purpose in await self._wallet.fee_purposes():
+        for purpose in await self.purposes():
             if await self._is_over(places_of(purpose)):
                 if tip - self._ended.setdefault(purpose, tip) >= RELEASE_AFTER:
                     await self._wallet.release_coins(purpose)

@@ -205,6 +205,12 @@ class LimitSettings:
     max_channels: int = setting(1_000, "channels that live at once", low=1, high=100_000)
     max_channels_per_peer: int = setting(32, "of these, with one peer", low=1, high=100_000)
     max_peers: int = setting(2_000, "connections at once", low=1, high=100_000)
+    peer_frames: int = setting(
+        2_000,
+        "frames a second that are read from one peer, one of 64 KiB counting as nine; beyond it the peer waits",
+        low=100,
+        high=1_000_000,
+    )
     max_clients: int = setting(1_000, "peers served with subscriptions at once", low=0, high=100_000)
     table_offers: int = setting(65_536, "offers in the routing table (some 600 bytes each)", low=64, high=10_000_000)
     max_payments: int = setting(1_000, "payments of our own under way at once", low=1, high=100_000)

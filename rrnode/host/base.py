@@ -8,6 +8,7 @@ Rules that both keep:
 - What is queued when the writer is free goes out in one write, at most 64 KiB.
 - Handlers of inbound streams run in their own task and are cancelled when the link ends; an exception out of a handler
   ends its stream and nothing else (B3).
+- All streams of one peer together are read no faster than its budget; beyond it the peer's own writes wait (DESIGN 9).
 - A peer that is silent for `LOST_AFTER` seconds is lost: its streams end, `PeerLost` is told.
 - One stream per protocol and peer and direction that an application opens; a newer inbound one replaces the older.
 """
@@ -25,6 +26,10 @@ HEARTBEAT_EVERY = 8.0  # seconds without hearing anything before a ping goes out
 LOST_AFTER = 25.0  # seconds of silence after which the peer is lost (issue: within 30 s)
 QUEUE_FRAMES = 256  # frames queued per stream and direction before back-pressure
 QUEUE_BYTES = 1 << 20  # bytes queued likewise: what one stream of a slow or hostile peer may make us hold
+PEER_FRAMES = 2000  # a second: about twice what 800 payments a second need; at 0.1 ms each, a fifth of a processor
+PEER_BURST = (
+    4096  # frames: what a neighbour repeats after a reconnect, or sends for 300 payments at once, passes unbraked
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,8 @@ class HostConfig:
         close_timeout: for polite ends: goodbye, flush, close.
         crossing_wait: how long the lower peer id lets its own dial finish before it takes the other's instead.
         queue_frames, queue_bytes: bound of each stream's queue, per direction.
+        peer_frames: frames a second read from one peer in the long run; `rrnode.host.pace` says what counts as how many.
+        peer_burst: frames that a quiet peer may save up.
         max_connections: links and handshakes, inbound, in all.
         max_per_address: inbound connections of one IP address.
         max_streams: open streams of one peer.
@@ -55,6 +62,8 @@ class HostConfig:
     crossing_wait: float = 2.0
     queue_frames: int = QUEUE_FRAMES
     queue_bytes: int = QUEUE_BYTES
+    peer_frames: int = PEER_FRAMES
+    peer_burst: int = PEER_BURST
     max_connections: int = 2000
     max_per_address: int = 64
     max_streams: int = 64
@@ -73,6 +82,7 @@ class HostCounters:
     refused_peers: int = 0  # another network, or no `Hello`
     stalled_streams: int = 0
     lost_peers: int = 0  # by silence
+    slowed_peers: int = 0  # links that were read more slowly than they were written to, for their budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from protocols.ids import PeerId
 from protocols.wire.framing import Deframer, frame
 from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, HostConfig
+from rrnode.host.pace import Pace
 from rrnode.host.transport import ByteStream
 
 MAX_WRITE = 65536 - 12  # bytes joined into one write: one yamux frame
@@ -81,6 +82,7 @@ class QueuedStream(FrameStream):
 
     Args:
         raw: the byte stream; this object owns it from now on.
+        pace: how fast the peer is read.
         heard: called whenever bytes came, for the link's heartbeat.
     """
 
@@ -93,6 +95,7 @@ class QueuedStream(FrameStream):
         inbound: bool,
         remote_address: str,
         config: HostConfig,
+        pace: Pace,
         heard: Callable[[], None] = lambda: None,
     ) -> None:
         self.peer = peer
@@ -103,6 +106,7 @@ class QueuedStream(FrameStream):
         self.bad_frames = False
         self.writing_since: float | None = None  # start of the write in progress, for the link's stall watch
         self._raw = raw
+        self._pace = pace
         self._heard = heard
         self._close_timeout = config.close_timeout
         self._inbox = _Queue(config.queue_frames, config.queue_bytes)
@@ -249,6 +253,7 @@ class QueuedStream(FrameStream):
                 self._end = self._end or f"bad frame: {error}"
                 return
             for item in frames:
+                await self._pace.take_frame(len(item))
                 while not self._inbox.fits(item) and not self._closing:
                     await self._inbox.changed()
                 if self._closing:

@@ -26,6 +26,7 @@ from rrnode.host.base import (
     StreamHandler,
 )
 from rrnode.host.link import QueuedStream
+from rrnode.host.pace import Pace, Paces
 from rrnode.host.peer_text import peer_of, split_address, to_text
 from rrnode.host.transport import ByteStream, Connection
 
@@ -38,8 +39,9 @@ _LINKS_PER_PEER = 4  # connections of one peer at a time, before and after Hello
 class Link:
     """One connection while it lives: its streams, what was heard, and whether the peer said `Hello`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, pace: Pace) -> None:
         self.connection = connection
+        self.pace = pace
         self.peer = connection.peer
         self.inbound = connection.inbound
         self.nursery: trio.Nursery | None = None
@@ -98,6 +100,12 @@ class LinkedHost(Host):
         self._handlers: dict[str, StreamHandler] = {}
         self._links: dict[PeerId, Link] = {}  # linked ones, one a peer
         self._all: dict[Connection, Link] = {}
+        self._paces = Paces(
+            self.config.peer_frames,
+            self.config.peer_burst,
+            most=2 * self.config.max_connections,
+            exceeded=self._slowed,
+        )
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._arrived: dict[PeerId, trio.Event] = {}  # set when a dialled peer got linked some other way
         self._subscribers: set[trio.MemorySendChannel[HostEvent]] = set()
@@ -259,7 +267,7 @@ class LinkedHost(Host):
         """The link of this connection; its task is started when it is new. Called by dials and by the transport."""
         link = self._all.get(connection)
         if link is None:
-            link = Link(connection)
+            link = Link(connection, self._paces.of(connection.peer))
             if sum(other.peer == link.peer for other in self._all.values()) >= _LINKS_PER_PEER:
                 self.counters.refused_connections += 1
                 link.end("too many connections of one peer")
@@ -267,6 +275,10 @@ class LinkedHost(Host):
             assert self._nursery is not None
             self._nursery.start_soon(self._run_link, link)
         return link
+
+    def _slowed(self, peer: PeerId) -> None:
+        self.counters.slowed_peers += 1
+        log.info("a peer sends more than its budget and is read no faster", peer=to_text(peer))
 
     async def _run_link(self, link: Link) -> None:
         try:
@@ -347,6 +359,7 @@ class LinkedHost(Host):
             inbound=inbound,
             remote_address=link.connection.remote_address,
             config=self.config,
+            pace=link.pace,
             heard=link.on_heard,
         )
 
@@ -364,6 +377,7 @@ class LinkedHost(Host):
         """Serve one inbound stream; returns when it is over. The transport calls it in a task of its own."""
         link = self._attach(connection)
         await link.started.wait()
+        await link.pace.take_stream()  # before any limit: who is refused has cost as much
         if link.ended.is_set() or link.nursery is None or len(link.streams) >= self.config.max_streams:
             self.counters.refused_streams += 1
             await raw.reset()

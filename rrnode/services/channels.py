@@ -19,6 +19,7 @@ from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
+MOST_IN_HAND = 256  # messages of one neighbour with the engine at a time: a full channel's, and a quarter of its inbox
 MOST_WAITING = 4 << 20  # bytes for one neighbour beyond its stream's queue: what a batch gives at once fits many times
 
 
@@ -29,12 +30,17 @@ class Post(Protocol):
 
 
 class _Line:
-    """A stream that the engine knows of, and what did not fit its queue: a batch is performed without a pause."""
+    """A stream that the engine knows of, and what did not fit its queue: a batch is performed without a pause.
 
-    __slots__ = ("_size", "_waiting", "_wake", "stream")
+    Attributes:
+        turns: messages from this stream that the engine may be given before it has dealt with an earlier one.
+    """
+
+    __slots__ = ("_size", "_waiting", "_wake", "stream", "turns")
 
     def __init__(self, stream: FrameStream) -> None:
         self.stream = stream
+        self.turns = trio.Semaphore(MOST_IN_HAND)
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._wake = trio.Event()
@@ -71,6 +77,7 @@ class ChannelService:
         host: the links.
         post: gives an event to the money engine.
         is_neighbour: whether there is a channel, or one is being opened, with this peer.
+        concerns: whether a message is about a channel of its sender, as the engine knows them now.
         fresh_keys: sets aside a never-used channel key index, durably, before it is told.
         refuses_open: a sentence why a stranger's channel is not wanted now, or None.
         error_received: hears what a neighbour says is wrong with a channel, before the engine acts on it.
@@ -83,6 +90,7 @@ class ChannelService:
         host: Host,
         post: Post,
         is_neighbour: Callable[[PeerId], bool],
+        concerns: Callable[[MessageReceived], bool],
         fresh_keys: Callable[[], Awaitable[int]],
         refuses_open: Callable[[PeerId, OpenChannel], str | None],
         error_received: Callable[[ChannelId, str], None],
@@ -90,12 +98,16 @@ class ChannelService:
     ) -> None:
         self._link_changed = link_changed
         self._error_received = error_received
-        self._is_neighbour = is_neighbour
+        self._is_neighbour, self._concerns = is_neighbour, concerns
         self._post, self._fresh_keys, self._refuses_open = post, fresh_keys, refuses_open
         self._wanted: set[PeerId] = set()
         self._ready: dict[PeerId, _Line] = {}
         self._opens = Allowance(per_key=0.1, burst=10, total=2)  # each sets a key index aside
-        self._strangers = Allowance(per_key=1, burst=20, total=100)  # each is an event of the engine and a journal line
+        # Messages about no channel of their sender: each is an event of the engine, a journal line and an Error back.
+        self._strangers = Allowance(per_key=1, burst=20, total=100)
+        self._astray = Allowance(
+            per_key=1, burst=64, total=1000
+        )  # of neighbours: one to reestablish each channel we lost
         self.sessions = Sessions(
             host=host,
             protocol=PROTOCOL,
@@ -133,9 +145,11 @@ class ChannelService:
     async def _session(self, stream: FrameStream) -> None:
         peer = stream.peer
         line = _Line(stream)
+        stands = trio.Event()
 
         def up() -> None:
             self._ready[peer] = line
+            stands.set()
             self._link_changed()
 
         def down() -> None:
@@ -145,9 +159,10 @@ class ChannelService:
 
         try:
             await self._post(LinkUp(peer=peer), before=up)
+            await stands.wait()  # what an older stream left is dealt with first: a newer one brings no new turns
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(line.write)
-                await self._read(stream)
+                await self._read(line)
         except* Halted:
             pass
         finally:
@@ -158,22 +173,37 @@ class ChannelService:
                 except Halted:
                     down()
 
-    async def _read(self, stream: FrameStream) -> None:
-        peer = stream.peer
+    async def _read(self, line: _Line) -> None:
+        peer = line.stream.peer
         while True:
-            message = CODEC.decode(await stream.receive())
+            message = CODEC.decode(await line.stream.receive())
             if isinstance(message, OpenChannel):
-                await self._opening(stream, message)
+                await self._opening(line, message)
                 continue
-            if not self._is_neighbour(peer) and not self._strangers.take(peer):
+            event = MessageReceived(peer=peer, message=message, key_index=None)
+            if self._is_cut(event):
                 raise PeerProtocolError("too many messages about channels that are not there")
             if isinstance(message, Error):
                 self._error_received(ChannelId(message.channel_id), printable(message.text))
-            await self._post(MessageReceived(peer=peer, message=message, key_index=None))
+            await self._tell(line, event)
 
-    async def _opening(self, stream: FrameStream, message: OpenChannel) -> None:
-        refusal = self._refuses_open(stream.peer, message)
-        if refusal is None and not self._opens.take(stream.peer):
+    def _is_cut(self, event: MessageReceived) -> bool:
+        if not self._is_neighbour(event.peer):
+            return not self._strangers.take(event.peer)
+        return not self._concerns(event) and not self._astray.take(event.peer)
+
+    async def _tell(self, line: _Line, event: MessageReceived) -> None:
+        """Give the engine a message when it has few enough of this stream: its inbox is everybody's."""
+        try:
+            line.turns.acquire_nowait()
+        except trio.WouldBlock:
+            await line.turns.acquire()
+        await self._post(event, before=line.turns.release)
+
+    async def _opening(self, line: _Line, message: OpenChannel) -> None:
+        peer = line.stream.peer
+        refusal = self._refuses_open(peer, message)
+        if refusal is None and not self._opens.take(peer):
             refusal = "too many channel openings; try again in a minute"
         if refusal is None:
             try:
@@ -181,6 +211,6 @@ class ChannelService:
             except StorageFailed:
                 refusal = "this node can write nothing to its disk now"
             else:
-                await self._post(MessageReceived(peer=stream.peer, message=message, key_index=key_index))
+                await self._tell(line, MessageReceived(peer=peer, message=message, key_index=key_index))
                 return
-        await stream.send(CODEC.encode(Error(message.temporary_channel_id, refusal[:256])))
+        await line.stream.send(CODEC.encode(Error(message.temporary_channel_id, refusal[:256])))

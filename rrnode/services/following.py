@@ -162,7 +162,7 @@ class Following:
 
     def _count_reserve(self) -> ChainReserveChanged:
         wallet = self._wallet
-        return ChainReserveChanged(confirmed_sat=wallet.confirmed_for_fees(), coins=wallet.coins_for_fees())
+        return ChainReserveChanged(confirmed_sat=wallet.confirmed_for_fees(), coins=wallet.coins_for_fees(self.feerate))
 
     def keep_reserve(self) -> None:
         """Tell the wallet what to hold back: coins for the end of each channel, and what that would cost now (DESIGN 6).

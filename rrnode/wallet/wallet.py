@@ -20,6 +20,7 @@ from protocols.ids import ChannelId, Txid, channel_id_of
 from protocols.onchain import ec
 from protocols.onchain import tx as onchain
 from protocols.onchain.scripts import p2wpkh_code
+from protocols.onchain.weights import close_reserve
 from protocols.units import MAX_SAT, BlockHeight, FeeRate, Sat, UnixTime
 from rrnode.chain.fees import FeeCoin
 from rrnode.chain.follower import Batch
@@ -309,10 +310,11 @@ class Wallet:
         with self._lock:
             return Sat(sum(self._values_for_fees()))
 
-    def coins_for_fees(self) -> int:
-        """How many of these are large enough to pay for a transaction by themselves."""
+    def coins_for_fees(self, feerate: FeeRate) -> int:
+        """How many of these are large enough to pay for a transaction by themselves: for a commitment and its child."""
+        least = max(SMALLEST_FEE_COIN, close_reserve(0, feerate))
         with self._lock:
-            return sum(value >= SMALLEST_FEE_COIN for value in self._values_for_fees())
+            return sum(value >= least for value in self._values_for_fees())
 
     def _values_for_fees(self) -> list[Sat]:
         return [

@@ -32,7 +32,7 @@ class Ours:
 
     @asynccontextmanager
     async def host(self, role: str) -> AsyncIterator[Any]:
-        from rrnode.host.base import FrameStream
+        from rrnode.host.base import FrameStream, HostConfig
         from rrnode.host.libp2p import LibP2PHost
 
         async def echo(stream: FrameStream) -> None:
@@ -45,7 +45,8 @@ class Ours:
             await stream.send(b"done")
 
         listen = ("/ip4/127.0.0.1/tcp/0",) if role == "serve" else ()
-        host = LibP2PHost(SECRETS[role], genesis=bytes(32), listen=listen)
+        unbraked = HostConfig(peer_frames=10**9)
+        host = LibP2PHost(SECRETS[role], genesis=bytes(32), listen=listen, config=unbraked)
         host.handle(ECHO, echo)
         host.handle(COUNT, count)
         async with host.running():

@@ -45,7 +45,7 @@ from rrnode.host.base import Host
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
-from rrnode.start import host_of, throw_away_host
+from rrnode.start import SWITCH_INTERVAL, host_of, throw_away_host
 from rrnode.storage import Store
 from rrnode.wallet import Wallet
 
@@ -390,6 +390,7 @@ async def main(order: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    sys.setswitchinterval(SWITCH_INTERVAL)
     if profile := os.environ.get("RRNODE_BENCH_PROFILE"):
         import cProfile
 

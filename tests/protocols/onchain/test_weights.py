@@ -41,11 +41,13 @@ def test_reserve_grows_with_htlcs_and_feerate() -> None:
 
 
 def test_steps_of_a_close_are_the_transactions_that_deadlines_wait_for() -> None:
-    assert weights.close_steps(0, 0, 0) == 0
-    assert weights.close_steps(1, 0, 0) == 2
-    assert weights.close_steps(45, 0, 0) == 2
-    assert weights.close_steps(46, 0, 0) == 3  # with the other outputs they may lie in two groups
-    assert weights.close_steps(0, 7, 7) == 8
-    assert weights.close_steps(0, 7, 1) == 2
-    assert weights.close_steps(114, 114, 1) == 1 + 5 + 5  # each of five groups may hold some of both kinds
-    assert weights.close_steps(1, 1, 1) == 3
+    assert weights.close_steps(0, [], 18) == 0
+    assert weights.close_steps(1, [], 18) == 2
+    assert weights.close_steps(45, [], 18) == 2
+    assert weights.close_steps(46, [], 18) == 3  # with the other outputs they may lie in two groups
+    assert weights.close_steps(0, [1] * 7, 18) == 8
+    assert weights.close_steps(0, [7], 18) == 2
+    assert weights.close_steps(0, [9] * 10 + [1], 18) == 1 + 20 + 1  # amounts may spread an expiry over both groups
+    assert weights.close_steps(0, [1] * 10 + [9] * 10, 11) == 1 + 30 + 1
+    assert weights.close_steps(114, [114], 18) == 1 + 5 + 5  # each of five groups may hold some of both kinds
+    assert weights.close_steps(1, [1], 18) == 3

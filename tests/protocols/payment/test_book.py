@@ -102,6 +102,19 @@ def test_a_peer_never_reaches_the_channel_of_another(kit, recorded, message):
     assert rules.seen == [(None, "MessageReceived")]
 
 
+def test_only_a_message_about_a_channel_of_its_sender_concerns_us(kit, recorded):
+    desk, rules = recorded
+
+    def concerns(of, message):
+        return desk.engine.concerns(MessageReceived(peer=kit.peer(of), message=message))
+
+    for named, of, yes in (("a1", "a", True), ("a1", "b", False), ("none", "a", False)):
+        assert concerns(of, CommitmentSigned(kit.channel_id(named), bytes(64), ())) is yes
+        assert concerns(of, FundingCreated(kit.channel_id(named), bytes(32), 0, bytes(64))) is yes
+    assert (concerns("a", Warn(ALL, "all")), concerns("stranger", Warn(ALL, "all"))) == (True, False)
+    assert rules.seen == []
+
+
 def test_an_error_for_all_channels_reaches_those_of_its_sender_only(kit, recorded):
     desk, rules = recorded
     for message in (Error(ALL, "all"), Warn(ALL, "all")):

@@ -4,11 +4,10 @@ mempool after each order, who shares a transaction with whom, which coin pays, a
 import hashlib
 
 import pytest
-import structlog
 
 from protocols.channel.events import PublishWithChild, PublishWithInputs, Purpose
 from protocols.errors import MisuseError
-from protocols.ids import ChannelId, PaymentHash, Preimage, Txid
+from protocols.ids import PaymentHash, Preimage
 from protocols.onchain import commitment, ec
 from protocols.onchain.commitment import CommitmentParams, CommitmentSpec, HtlcSpec
 from protocols.onchain.funding import funding_output_script
@@ -19,92 +18,9 @@ from protocols.units import BlockDelta, BlockHeight, Msat, Sat
 from rrnode.chain import bumping
 from rrnode.chain.broadcaster import Broadcaster
 from rrnode.chain.outgoing import RELEASE_AFTER
-from rrnode.chain.parse import outpoint, parse_block, parse_transaction
+from rrnode.chain.parse import parse_transaction
 
-CHANNEL = ChannelId(b"\x05" * 32)
 VALUE = 100_000  # satoshi of each HTLC, unless a test says otherwise
-
-
-class Close:
-    """A confirmed commitment with HTLC outputs that anybody can spend, a wallet with coins, and a broadcaster."""
-
-    def __init__(self, chain, kit, wallet):
-        self.chain, self.kit, self.wallet = chain, kit, wallet
-        self.broadcaster = Broadcaster(chain, wallet)
-
-    async def confirm(self, *values):
-        (source,) = await self.kit.funded(self.chain, 1)
-        self.commitment = self.kit.build(
-            [source], [*((value, self.kit.OPEN) for value in values), (source[1] - sum(values) - 5000, self.kit.LOCKED)]
-        )
-        assert (await self.chain.publish((self.commitment.raw,))).verdict.name == "ACCEPTED"
-        await self.mine()
-        self.height = (await self.chain.tip()).height
-
-    def place(self, index):
-        return outpoint(self.commitment.txid, index)
-
-    def htlc(self, index, left, *, lock_time=0):
-        """An order for output `index` with so many blocks left until its deadline."""
-        coin = self.kit.coin(self.commitment, index)
-        bare = self.kit.build([coin], [(coin[1], self.kit.OPEN)], version=3, sequence=0, lock_time=lock_time)
-        return PublishWithInputs(
-            channel_id=CHANNEL,
-            transaction=bare.raw,
-            purpose=Purpose.HTLC_TIMEOUT if lock_time else Purpose.HTLC_SUCCESS,
-            spent_value=coin[1],
-            deadline=self.height + left,
-        )
-
-    async def order(self, *orders):
-        with structlog.testing.capture_logs() as logs:
-            for each in orders:
-                self.broadcaster.take(each)
-            await self.broadcaster.carry_out()
-        return [entry["event"] for entry in logs if entry["log_level"] != "debug"]
-
-    async def mine(self, blocks=1):
-        await self.chain.mine(blocks, self.kit.LOCKED)
-
-    async def empty_block(self, count=1):
-        """Blocks whose miners take none of our transactions."""
-        for _ in range(count):
-            self.chain._make_block(self.chain.index.tip, (), 0, self.kit.LOCKED)
-
-    async def mined(self):
-        """The transactions of the newest block, its coinbase left out."""
-        tip = await self.chain.tip()
-        return parse_block(await self.chain.block(tip.hash)).transactions[1:]
-
-    async def stands(self, order):
-        """Whether no block holds what an order wants."""
-        place = parse_transaction(order.transaction).prevouts[0]
-        return await self.chain.confirmed_output(Txid(place[:32]), int.from_bytes(place[32:], "little")) is not None
-
-    @property
-    def out(self):
-        """What is in the mempool: for each transaction the indexes of the HTLC outputs that it spends."""
-        return sorted(sorted(self.indexes(entry.tx)) for entry in self.entries)
-
-    @property
-    def entries(self):
-        return list(self.chain.mempool_now.entries.values())
-
-    def indexes(self, tx):
-        return [int.from_bytes(each[32:], "little") for each in tx.prevouts if each[:32] == self.commitment.txid]
-
-    def rate(self, index):
-        """Satoshi per virtual byte of the transaction that spends an output."""
-        (entry,) = [each for each in self.entries if index in self.indexes(each.tx)]
-        return entry.fee / entry.tx.vsize
-
-
-@pytest.fixture
-async def close(kernel_chain, kit):
-    """A close with one coin of 400,000 satoshi; tests that need more add them."""
-    wallet = kit.KeyWallet()
-    await kit.with_coins(kernel_chain, wallet, 400_000)
-    return Close(kernel_chain, kit, wallet)
 
 
 async def test_a_single_coin_carries_all_that_are_due_together(close):
@@ -118,7 +34,7 @@ async def test_a_single_coin_carries_all_that_are_due_together(close):
     assert [await close.chain.unspent(close.commitment.txid, index) for index in range(40)] == [None] * 40
 
 
-async def test_a_real_close_with_a_hundred_htlcs_needs_a_coin_for_each_group_only(kernel_chain, kit):
+async def test_a_real_close_with_a_hundred_htlcs_needs_a_coin_for_each_group_only(kernel_chain, kit, close_kit):
     """Scripts, signatures and sizes of BOLT 3: 60 received HTLCs whose preimages we have, 40 of ours that timed out."""
     ours, theirs = (ChannelKeys.from_seed(name * 32, ec.point_of(name * 32)) for name in (b"\x07", b"\x08"))
     (source,) = await kit.funded(kernel_chain, 1)
@@ -159,11 +75,14 @@ async def test_a_real_close_with_a_hundred_htlcs_needs_a_coin_for_each_group_onl
         ours.per_commitment_point(3),
     )
     signatures = [commitment.sign(built, keys.funding_secret) for keys in (ours, theirs)]
-    close = Close(kernel_chain, kit, wallet)
+    close = close_kit.Close(kernel_chain, kit, wallet)
     close.commitment = parse_transaction(commitment.finalize(built, *signatures))
     deadline = BlockHeight(expiry + 100)
     whole = PublishWithChild(
-        channel_id=CHANNEL, transaction=close.commitment.raw, anchor_index=built.anchor_index, deadline=deadline
+        channel_id=close.channel_id,
+        transaction=close.commitment.raw,
+        anchor_index=built.anchor_index,
+        deadline=deadline,
     )
     assert await close.order(whole) == []
     await close.mine()
@@ -179,7 +98,7 @@ async def test_a_real_close_with_a_hundred_htlcs_needs_a_coin_for_each_group_onl
         )
         orders.append(
             PublishWithInputs(
-                channel_id=CHANNEL,
+                channel_id=close.channel_id,
                 transaction=transaction,
                 purpose=Purpose.HTLC_TIMEOUT if spec.offered else Purpose.HTLC_SUCCESS,
                 spent_value=built.outputs[index].value,
@@ -275,14 +194,36 @@ async def test_with_two_coins_those_that_can_wait_leave_too_and_pay_for_no_hurry
     assert close.rate(1) < 1.1
 
 
+async def test_even_those_that_can_wait_pay_for_their_coins_to_be_back_soon(close, monkeypatch):
+    await close.confirm(VALUE, VALUE)
+    asked = []
+    feerate = close.chain.feerate
+
+    async def noting(within):
+        asked.append(within)
+        return await feerate(within)
+
+    monkeypatch.setattr(close.chain, "feerate", noting)
+    assert await close.order(close.htlc(0, 144), close.htlc(1, 5)) == ["publish.coins_missing"]
+    assert close.out == [[1]]
+    assert set(asked) == {2, 6}
+
+
 async def test_what_is_not_worth_its_fee_does_not_ride_at_the_cost_of_the_others(close):
     await close.kit.with_coins(close.chain, close.wallet, 300_000)
     close.chain._feerate = 50_000
     await close.confirm(VALUE, VALUE, 400, 500)
-    assert await close.order(*(close.htlc(index, 100) for index in range(4))) == []
-    assert close.out == [[0, 1], [2, 3]]
+    orders = [close.htlc(index, 100) for index in range(4)]
+    assert await close.order(*orders) == []
+    assert close.out == [[0, 1]], "the others could not confirm"
     assert close.rate(0) >= 50
-    assert close.rate(2) <= 450 / 100
+    await close.mine()
+    (mined,) = await close.mined()
+    close.wallet.confirmed(mined)
+    close.chain._feerate = 1_000
+    assert await close.order(*orders[2:]) == []
+    assert close.out == [[2, 3]]
+    assert 1 <= close.rate(2) <= 450 / 100
 
 
 async def test_one_that_a_stranger_spends_does_not_hold_up_the_others(close):
@@ -331,7 +272,7 @@ async def test_a_broken_order_does_not_hold_up_the_others(close):
     coin = close.kit.coin(close.commitment, 0)
     broken = close.kit.build([coin], [(50_000, close.kit.OPEN)] * 2, version=3, sequence=0)
     order = PublishWithInputs(
-        channel_id=CHANNEL,
+        channel_id=close.channel_id,
         transaction=broken.raw,
         purpose=Purpose.HTLC_SUCCESS,
         spent_value=VALUE,

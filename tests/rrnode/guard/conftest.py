@@ -135,7 +135,7 @@ class Side:
         await catch_up(self.wallet, self.chain)
         await self._settle(self.engine.resume(self.facts()), [], None)
         await self.post(
-            ChainReserveChanged(confirmed_sat=self.wallet.confirmed_for_fees(), coins=self.wallet.coins_for_fees())
+            ChainReserveChanged(confirmed_sat=self.wallet.confirmed_for_fees(), coins=self.wallet.coins_for_fees(RATE))
         )
 
     def die(self) -> None:
@@ -194,7 +194,7 @@ class Side:
                 self.wallet.flush()
                 await self.post(
                     ChainReserveChanged(
-                        confirmed_sat=self.wallet.confirmed_for_fees(), coins=self.wallet.coins_for_fees()
+                        confirmed_sat=self.wallet.confirmed_for_fees(), coins=self.wallet.coins_for_fees(RATE)
                     ),
                     *batch.facts,
                     cursor=(batch.tip.height, batch.tip.hash),

@@ -14,6 +14,7 @@ from protocols.wire.framing import MAX_FRAME, frame
 from rrnode.errors import LinkClosed
 from rrnode.host.base import HostConfig
 from rrnode.host.link import MAX_WRITE, QueuedStream
+from rrnode.host.pace import Pace
 from rrnode.host.transport import ByteStream
 
 CONFIG = HostConfig(queue_frames=4, queue_bytes=100_000, close_timeout=5.0)
@@ -61,6 +62,7 @@ class Opened:
             inbound=False,
             remote_address="",
             config=CONFIG,
+            pace=Pace(CONFIG.peer_frames, CONFIG.peer_burst, lambda: None),
             heard=self._on_heard,
         )
 

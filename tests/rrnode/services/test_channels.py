@@ -16,7 +16,7 @@ from rrnode.dispatcher import Halted
 from rrnode.errors import StorageFailed
 from rrnode.host.base import FrameStream, HostConfig
 from rrnode.host.memory import MemoryHost
-from rrnode.services.channels import MOST_WAITING, ChannelService
+from rrnode.services.channels import MOST_IN_HAND, MOST_WAITING, ChannelService
 
 Clock = trio.testing.MockClock
 
@@ -63,6 +63,7 @@ class Scene:
         self.net, self.server, self.peer = net, server, peer
         self.posted = Posted()
         self.neighbours: set[PeerId] = {peer.peer_id}
+        self.has_channel = True
         self.refusal: str | None = None
         self.keys = 0
         self.disk_full = False
@@ -71,6 +72,7 @@ class Scene:
             host=server,
             post=self.posted.post,
             is_neighbour=self.neighbours.__contains__,
+            concerns=lambda event: self.has_channel,
             fresh_keys=self.fresh_keys,
             refuses_open=lambda peer, message: self.refusal,
             error_received=lambda channel, text: self.errors.append((channel, text)),
@@ -228,10 +230,50 @@ async def test_a_strangers_messages_about_no_channel_are_cut_before_they_fill_th
     assert scene.server.counters.bad_messages == 1
 
 
-async def test_a_neighbours_messages_are_not_counted(scene: Scene, autojump_clock: Clock) -> None:
+async def test_a_neighbours_messages_about_its_channels_are_not_counted(scene: Scene, autojump_clock: Clock) -> None:
     stream = await scene.stream()
     await say(stream, *map(fail, range(1000)))
     await until(lambda: len(scene.posted.events) == 1001)
+
+
+async def test_a_neighbours_messages_about_no_channel_of_its_own_are_cut_before_they_fill_the_journal(
+    scene: Scene, autojump_clock: Clock
+) -> None:
+    scene.has_channel = False
+    stream = await scene.stream()
+    await say(stream, *map(fail, range(100)))
+    await ended(stream)
+    assert scene.told() == [LinkUp, *[MessageReceived] * 64, LinkDown]
+    assert scene.server.counters.bad_messages == 1
+
+
+async def test_a_neighbour_is_read_no_further_than_the_engine_gets_on_with_its_messages(
+    scene: Scene, autojump_clock: Clock
+) -> None:
+    stream = await scene.stream()
+    await trio.sleep(0.1)
+    scene.posted.at_once = False
+    await say(stream, *map(fail, range(400)))
+    await trio.sleep(10)
+    assert len(scene.posted.events) == 1 + MOST_IN_HAND
+    scene.posted.waiting.popleft()()
+    await trio.sleep(1)
+    assert len(scene.posted.events) == 2 + MOST_IN_HAND
+    scene.posted.at_once = True
+    scene.posted.perform()
+    await until(lambda: len(scene.posted.events) == 401)
+    assert [event.message.id for event in scene.posted.events[1:]] == list(range(400))
+
+
+async def test_a_newer_stream_brings_its_sender_no_further_turns(scene: Scene, autojump_clock: Clock) -> None:
+    scene.posted.at_once = False
+    for number in range(5):
+        await say(await scene.stream(), fail(number))
+        await trio.sleep(1)
+    assert scene.told() == [LinkUp, *[LinkDown, LinkUp] * 4]  # nothing is heard before the engine knows of the stream
+    scene.posted.perform()
+    await until(lambda: len(scene.posted.events) == 10)
+    assert scene.posted.events[-1].message == fail(4)
 
 
 async def test_what_a_neighbour_says_is_wrong_is_heard_without_what_drives_a_terminal(

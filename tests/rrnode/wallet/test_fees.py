@@ -61,16 +61,18 @@ async def test_coins_for_a_close_count_as_fee_reserve_and_those_for_a_funding_do
 
 
 async def test_only_coins_that_can_pay_for_a_transaction_count_as_coins(rich: Wallet, world: Any) -> None:
-    assert rich.coins_for_fees() == 3
+    assert rich.coins_for_fees(FeeRate(1_000)) == 3
     script = rich.script_at(rich.reserve_key_index())
     await world.give((script, 4_999), (script, 5_000))
     await world.feed(rich)
-    assert rich.coins_for_fees() == 4
+    assert rich.coins_for_fees(FeeRate(1_000)) == 4
     assert rich.confirmed_for_fees() == 1_700_000 + 9_999
+    assert rich.coins_for_fees(FeeRate(50_000)) == 3, "at this feerate, 5,000 satoshi pay for nothing"
+    assert rich.coins_for_fees(FeeRate(1_000_000)) == 2
     await rich.reserve_coins(CLOSE, Sat(1_000_000))
-    assert rich.coins_for_fees() == 4
+    assert rich.coins_for_fees(FeeRate(1_000)) == 4
     rich.build_funding(ChannelId(b"c" * 32), FUNDING, Sat(400_000), RATE)
-    assert rich.coins_for_fees() < 4, "what a funding is to spend can pay for nothing else"
+    assert rich.coins_for_fees(FeeRate(1_000)) < 4, "what a funding is to spend can pay for nothing else"
 
 
 async def test_released_coins_are_free_again(rich: Wallet, reopened: Callable[[], Wallet]) -> None:
