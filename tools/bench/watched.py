@@ -30,7 +30,7 @@ def opened(file: Path) -> RemedyStore:
 def fill(file: Path, hints: int, seed: int = 7) -> None:
     """Make a store with so many remedies, as it would be had clients handed them over, in some microseconds each.
 
-    Past the product, whose synced commits would take an hour for millions: in the order of the key, indexes afterwards,
+    Past the product, whose synced commits would take half an hour for ten million: in the order of the key, indexes afterwards,
     nothing synced before the end.
     """
     opened(file).close()

@@ -54,7 +54,7 @@ def watching() -> Iterator[Row]:
     yield from _rows(HINTS)
 
 
-@bench("watching-10m", about=f"the same with {MOST_HINTS:,} hints (3 GB of disk, two minutes)", long=True)
+@bench("watching-10m", about=f"the same with {MOST_HINTS:,} hints (3 GB of disk, three minutes)", long=True)
 def watching_10m() -> Iterator[Row]:
     yield from _rows(MOST_HINTS)
 

@@ -14,6 +14,7 @@ from protocols.watch.remedy import SEALED_SIZES, hint_of
 from rrnode.chain.parse import parse_block
 from rrnode.storage.remedies import RemedyStore
 from tools.bench import watched, watching
+from tools.bench.table import benches
 from tools.bench.watched import MAX_WEIGHT, UNTIL, fill, forget, full_block, opened
 
 HINTS = 500
@@ -53,6 +54,13 @@ def test_a_filled_store_has_the_indexes_of_the_schema_and_takes_more(store: Reme
     fresh.close()
     assert store.put(NEW, UNTIL, {bytes(16): bytes(SEALED_SIZES[0])}) == EACH
     assert [*store.find(bytes(16))] == [bytes(SEALED_SIZES[0])]
+
+
+def test_ten_million_hints_are_measured_only_when_asked_for() -> None:
+    assert {name: each.long for name, each in benches().items() if name.startswith("watching")} == {
+        "watching": False,
+        "watching-10m": True,
+    }
 
 
 @pytest.mark.parametrize(("witness", "least"), [(71, 9000), (1600, 2000)])
