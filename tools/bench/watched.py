@@ -14,7 +14,7 @@ from protocols.watch.remedy import HINT_SIZE, SEALED_SIZES
 from rrnode.chain.parse import HEADER_SIZE, compact_size, parse_transaction
 from rrnode.storage.remedies import RemedyStore
 
-PER_CLIENT = 100_000  # hints; as many as its room allows as a watcher comes (`watch.client_bytes`)
+PER_CLIENT = 100_000  # hints; what a watcher's room for one client is at first (`watch.client_bytes`)
 UNTIL = BlockHeight(1_000_000)
 ROOM = 1 << 50  # bytes: no quota is measured here
 MAX_WEIGHT = 4_000_000
@@ -77,18 +77,33 @@ def forget(file: Path) -> None:
             os.posix_fadvise(opened_file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def transaction(rng: random.Random, *, outputs: int, witness: int) -> bytes:
-    """A version 2 transaction with one input, whose witness has a key and so many bytes more, paying P2WPKH outputs."""
-    parts = [b"\x02\x00\x00\x00\x00\x01\x01", rng.randbytes(36), b"\x00\xfd\xff\xff\xff", bytes([outputs])]
-    for _ in range(outputs):
-        parts += [struct.pack("<q", rng.randrange(1000, 10**8)), b"\x16\x00\x14", rng.randbytes(20)]
-    parts += [b"\x02", compact_size(witness), rng.randbytes(witness), b"\x21\x02", rng.randbytes(32), bytes(4)]
-    return b"".join(parts)
+def full_block(rng: random.Random, *, witness: int) -> bytes:
+    """As many transactions as a block can weigh. No miner's work, no coinbase: it is to be read, not believed.
 
-
-def full_block(rng: random.Random, *, outputs: int, witness: int = 71) -> bytes:
-    """As many such transactions as a block can weigh. No miner's work, no coinbase: it is to be read, not believed."""
-    first = transaction(rng, outputs=outputs, witness=witness)
+    Args:
+        witness: bytes of each transaction's witness beside the key.
+    """
+    first = _transaction(rng, witness)
     count = (MAX_WEIGHT - _FRAME_WEIGHT) // parse_transaction(first).weight
-    others = (transaction(rng, outputs=outputs, witness=witness) for _ in range(count - 1))
+    others = (_transaction(rng, witness) for _ in range(count - 1))
     return b"".join((rng.randbytes(HEADER_SIZE), compact_size(count), first, *others))
+
+
+def _transaction(rng: random.Random, witness: int) -> bytes:
+    """The smallest that is ordinary: one input, one P2WPKH output."""
+    return b"".join(
+        (
+            b"\x02\x00\x00\x00\x00\x01\x01",
+            rng.randbytes(36),
+            b"\x00\xfd\xff\xff\xff\x01",
+            struct.pack("<q", rng.randrange(1000, 10**8)),
+            b"\x16\x00\x14",
+            rng.randbytes(20),
+            b"\x02",
+            compact_size(witness),
+            rng.randbytes(witness),
+            b"\x21\x02",
+            rng.randbytes(32),
+            bytes(4),
+        )
+    )

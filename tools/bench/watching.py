@@ -112,7 +112,7 @@ def _read_plainly(file: Path) -> None:
 def _scans(store: RemedyStore, file: Path, hints: int) -> Iterator[Row]:
     rng = random.Random(13)
     for kind, witness in KINDS.items():
-        raws = [full_block(rng, outputs=1, witness=witness) for _ in range(BLOCKS)]
+        raws = [full_block(rng, witness=witness) for _ in range(BLOCKS)]
         floor, parsing, scanning = (
             median(each) for each in zip(*(_scan(store, file, raw) for raw in raws), strict=True)
         )

@@ -65,7 +65,7 @@ def test_ten_million_hints_are_measured_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize(("witness", "least"), [(71, 9000), (1600, 2000)])
 def test_a_full_block_has_room_for_no_further_transaction_and_is_read_alike(witness: int, least: int) -> None:
-    raw = full_block(random.Random(1), outputs=1, witness=witness)
+    raw = full_block(random.Random(1), witness=witness)
     found = parse_block(raw).transactions
     assert [each.txid for each in found] == [each.GetTxid() for each in CBlock.deserialize(raw).vtx]
     weight = CBlock.deserialize(raw).GetWeight()
@@ -84,7 +84,7 @@ def test_a_scan_asks_the_disk_for_the_one_that_has_something_filed(
         yield from find(hint)
 
     monkeypatch.setattr(store, "find", noted)
-    raw = full_block(random.Random(2), outputs=1, witness=LARGE)
+    raw = full_block(random.Random(2), witness=LARGE)
     assert all(seconds > 0 for seconds in watching._scan(store, tmp_path / "watch.sqlite", raw))
     assert asked == [hint_of(parse_block(raw).transactions[-1].txid)]
     assert [*find(asked[0])] == [bytes(SEALED_SIZES[0])]
