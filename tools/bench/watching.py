@@ -45,7 +45,7 @@ MOST_MEMORY = MOST_BITS // 8 + 16_000_000  # bytes: the largest filter, a page o
 MISCHIEF = PeerId(b"\x03" + b"m" * 32)
 MESSAGES = 90  # within what the server lets one sender ask at once
 AIM_BYTES = 200.0
-MEGABYTE = 1e6
+MEGABYTE, MILLION = 1e6, 1_000_000
 assert MESSAGES < REQUESTS_AT_ONCE
 
 
@@ -84,13 +84,14 @@ def _start(file: Path, hints: int) -> Iterator[Row]:
         floor_is=f"{BITS_PER_HINT} bits for each",
         aim=MOST_MEMORY / MEGABYTE,
     )
-    yield Row(
-        what="  that is, beside what is fixed, for each million",
-        figure=(whole - fixed) * 1e6 / hints,
-        unit="MB",
-        floor=BITS_PER_HINT / 8,
-        floor_is=f"{BITS_PER_HINT} bits for each",
-    )
+    if hints >= MILLION:  # of fewer it is less than what an allocator leaves lying about
+        yield Row(
+            what="  that is, beside what is fixed, for each million",
+            figure=(whole - fixed) * MILLION / hints,
+            unit="MB",
+            floor=BITS_PER_HINT / 8,
+            floor_is=f"{BITS_PER_HINT} bits for each",
+        )
     yield Row(
         what=f"opening the store and reading its {hints:,} hints, at the start",
         figure=taken["seconds"],

@@ -13,29 +13,29 @@ from pathlib import Path
 from tools.bench.table import resident_bytes
 from tools.bench.watched import fill, opened
 
-ONE_PAGE = 25_000  # hints: a little more than are read in one go
+ENOUGH = (
+    100_000  # hints, for what does not grow with them to be as large as it gets: a page of them, SQLite's own cache
+)
 
 
 def measure(file: Path) -> dict[str, float]:
     """Bytes that the process has more when a store is open and can be asked: `fixed` whatever the number of hints, `all` with
     those of the file; and the `seconds` that the latter took."""
     with tempfile.TemporaryDirectory(prefix="rrnode-bench-") as directory:
-        _opening(Path(directory), 1)  # code and what it keeps for the next time
-        before = resident_bytes()
-        _opening(Path(directory), ONE_PAGE)
-        fixed = resident_bytes()
+        few, enough = Path(directory) / "few.sqlite", Path(directory) / "enough.sqlite"
+        fill(few, 1)
+        fill(enough, ENOUGH)
+        before = _memory_with(few)
+        fixed = _memory_with(enough)
     start = time.perf_counter()
-    with closing(opened(file)) as store:
-        store.fill_filter()
-        seconds = time.perf_counter() - start
-        return {"fixed": fixed - before, "all": resident_bytes() - before, "seconds": seconds}
+    whole = _memory_with(file)
+    return {"fixed": fixed - before, "all": whole - before, "seconds": time.perf_counter() - start}
 
 
-def _opening(directory: Path, hints: int) -> None:
-    file = directory / f"{hints}.sqlite"
-    fill(file, hints)
+def _memory_with(file: Path) -> int:
     with closing(opened(file)) as store:
         store.fill_filter()
+        return resident_bytes()
 
 
 if __name__ == "__main__":

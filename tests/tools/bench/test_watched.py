@@ -96,7 +96,7 @@ def test_every_figure_is_there_and_nothing_is_left_behind(tmp_path: Path, monkey
     monkeypatch.setattr(watching, "BLOCKS", 1)
     monkeypatch.setattr(watching, "KINDS", {"few": LARGE})
     rows = [*watching._rows(HINTS)]
-    assert len(rows) == 8
+    assert len(rows) == 7
     assert all(row.figure > 0 and row.floor for row in rows if row.unit != "MB")  # of this few hints, noise
     assert [row.figure for row in rows if row.unit == "bytes"] == [200]
     assert list(tmp_path.iterdir()) == []
