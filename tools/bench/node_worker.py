@@ -48,6 +48,7 @@ from rrnode.owner import Owner
 from rrnode.start import SWITCH_INTERVAL, host_of, throw_away_host
 from rrnode.storage import Store
 from rrnode.wallet import Wallet
+from tools.bench.table import resident_bytes
 
 LIVES = 900  # seconds that what is made here may be used
 PATIENCE = 90.0  # seconds for one order
@@ -283,7 +284,7 @@ class Worker:
             "commit_cpu": self.commit_cpu,
             "batches": self.node.dispatcher.batches,
             "cpu": time.process_time(),
-            "rss": _resident(),
+            "rss": resident_bytes(),
         }
 
     # --- routing messages ---------------------------------------------------------------------------------------------
@@ -315,11 +316,6 @@ class Worker:
         if lost := sum(outbox.lost for outbox in outboxes):
             raise RuntimeError(f"{lost} messages were pushed out of the queue")
         return {"last": hashes[-1].hex(), "begun": begun}
-
-
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @asynccontextmanager

@@ -13,10 +13,12 @@ Async functions run under Trio. `long=True` keeps a bench out of the default run
 import gc
 import importlib
 import inspect
+import os
 import pkgutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 from rich.console import Console
@@ -128,6 +130,12 @@ def seconds_of(work: Callable[[], object], *, rounds: int = 3) -> float:
         finally:
             gc.enable()
     return best
+
+
+def resident_bytes() -> int:
+    """Memory that this process has; 0 where the system does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 def render(rows: Iterable[Row], console: Console) -> None:

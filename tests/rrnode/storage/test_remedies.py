@@ -90,6 +90,41 @@ def test_what_comes_while_the_filter_is_filled_is_in_it(opened: Opened, monkeypa
     assert [*store.find(hint(9))] == [sealed(9)]
 
 
+def test_filter_holds_every_page_of_every_client(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedies, "_PAGE", 2)
+    store = opened()
+    store.put(ALICE, UNTIL, some(1, 2, 3, 4, 5))
+    store.put(BOB, UNTIL, some(5, 6))
+    store.fill_filter()
+    assert [number for number in range(1000) if store.may_have(hint(number))] == [1, 2, 3, 4, 5, 6]
+
+
+def test_filling_reads_each_hint_once_however_many_one_client_has(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a page would cost what lies before it, and ten million hints the square."""
+    monkeypatch.setattr(remedies, "_PAGE", 10)
+    store = opened()
+    steps = [0]
+
+    def count() -> None:
+        steps[0] += 1
+
+    def filling(numbers: range) -> int:
+        store.put(ALICE, UNTIL, some(*numbers))
+        steps[0] = 0
+        store.fill_filter()
+        return steps[0]
+
+    with store.database.reading() as connection:
+        sqlite = connection.connection.dbapi_connection
+    assert sqlite is not None
+    sqlite.set_progress_handler(count, 1)
+    first = filling(range(200))
+    assert first > 200
+    assert filling(range(200, 400)) < 2.1 * first
+
+
 def test_a_client_replaces_its_own_and_nobody_elses(opened: Opened) -> None:
     store = opened()
     store.put(ALICE, UNTIL, some(1))
