@@ -16,8 +16,8 @@ from protocols.light.headers import Header, HeaderChain
 from protocols.units import BlockHeight
 from protocols.wire.chain import GetMatches, Matches, RefusalCode, Refused
 from rrnode.chain.base import NO_INTERESTS, Interests
-from rrnode.chain.evidence import BadProof, included, shown
-from rrnode.chain.parse import Tx
+from rrnode.chain.evidence import BadProof, included, shown, signed_for
+from rrnode.chain.parse import Output, Tx
 from rrnode.services.helpers import Helper
 
 BEHIND_WAIT = 3.0  # seconds that a helper gets to hear of a block that another one has
@@ -51,10 +51,13 @@ class RemoteBlocks:
         headers: the best chain.
         least: k.
         ask_all: asks those helpers that are ready; raises ChainUnavailable when none answers.
+        output: one that a block made, as far as we saw it proven.
     """
 
-    def __init__(self, headers: HeaderChain, *, least: int, ask_all: AskAll) -> None:
-        self._headers, self._least, self._ask_all = headers, least, ask_all
+    def __init__(
+        self, headers: HeaderChain, *, least: int, ask_all: AskAll, output: Callable[[bytes], Output | None]
+    ) -> None:
+        self._headers, self._least, self._ask_all, self._output = headers, least, ask_all, output
         self._interests = NO_INTERESTS
         self._asked: dict[bytes, _Asked] = {}  # the highest ones
 
@@ -122,6 +125,9 @@ class RemoteBlocks:
                 found = {proven.index: included(proven, header, height) for proven in answer.transactions}
                 if len(_concerning(found, helper.watched)) < len(answer.transactions):
                     raise BadProof(f"it sent transactions of block {height} that it was not asked for")
+                txs = [found[place] for place in sorted(found)]
+                spent = {place: output for tx in txs for place in tx.prevouts if (output := self._output(place))}
+                signed_for(txs, spent, height)
                 return found
             if not isinstance(answer, Refused) or answer.code != RefusalCode.UNKNOWN_BLOCK:
                 return None

@@ -8,6 +8,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -280,6 +281,39 @@ async def test_an_invented_spend_or_confirmation_is_not_told(three, kit, autojum
     status = three.status(1)
     assert status.last_lie == f"it showed transaction {shown(invented)} as part of block {height}, which it is not"
     assert [each.lies > 0 for each in three.remote.helpers()] == [False, True, False]
+
+
+@pytest.mark.parametrize("spent_before", [False, True])
+async def test_a_spend_in_a_block_is_told_with_the_witness_that_signs_for_it(three, kit, spent_before, autojump_clock):
+    """A transaction's id does not bind its witness, and in the witness are preimages."""
+    coin = await three.confirmed_coin()
+    await three.follow()
+    spend = kit.pay([kit.coin(coin)], 1000)
+    forged = spend.raw.replace(kit.OPEN_SCRIPT + bytes(4), b"\x00" + bytes(4))
+
+    async def lie(request, answer):
+        if isinstance(answer, Matches) and answer.transactions:
+            await trio.sleep(1)  # whoever answers last must not win
+            bare = (msgspec.structs.replace(each, transaction=forged) for each in answer.transactions)
+            return Matches(answer.request, answer.block_hash, tuple(bare))
+        return answer
+
+    if not spent_before:
+        three.watch_spend(coin)
+    await three.told()
+    from_height = three.chain.index.tip.height
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    height = three.chain.index.tip.height
+    if spent_before:
+        await three.told()
+        order = WatchOutpoint(outpoint=point(coin), script=coin.outputs[0].script, from_height=from_height)
+        three.follower.watch_outpoint(order)
+    three.servers[2].lie = lie
+    spent = [fact for fact in await three.told() if isinstance(fact, OutputSpent)]
+    assert spent[-1] == OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height)
+    words = f"it showed a spend in block {height} that is not signed for: {shown(spend)}, input 0"
+    assert [each.last_lie.startswith(words) for each in three.remote.helpers()] == [False, False, True]
 
 
 async def test_real_transactions_that_were_not_asked_for_are_refused(three, kit, autojump_clock):
