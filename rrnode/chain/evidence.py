@@ -46,7 +46,9 @@ def signed_for(txs: Iterable[Tx], outputs: Mapping[bytes, Output], height: Block
     known = {place: output for place, output in outputs.items() if not is_taproot(output.script)}
     for tx in txs:  # in the block's order: parents first
         if (problem := forged_input(tx, known)) is not None:
-            raise BadProof(f"it showed a spend in block {height} that is not signed for: {shown((tx.txid,))}, {problem}")
+            raise BadProof(
+                f"it showed a spend in block {height} that is not signed for: {shown((tx.txid,))}, {problem}"
+            )
         for index, output in enumerate(tx.outputs):
             if not is_taproot(output.script):
                 known[outpoint(tx.txid, index)] = output

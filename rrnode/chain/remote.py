@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from bootstrap.networks import Network
-from protocols.ids import Txid
+from protocols.ids import PeerId, Txid
 from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
@@ -120,7 +120,7 @@ class RemoteChain(ChainBackend):
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
         self._blocks = RemoteBlocks(
-            self._headers, least=self._policy.least, ask_all=self._ask_all, output=self._made_output
+            self._headers, least=self._policy.least, ask_all=self._ask_all, output=self._made_output, reread=self.reread
         )
         self._mempool = RemoteMempool(
             ask_all=self._ask_all, version=lambda: self._version, known_output=self._known_output
@@ -128,6 +128,7 @@ class RemoteChain(ChainBackend):
         self._publisher = RemotePublisher(self._helpers.all, self._headers, changed=self._wait_changed)
         self._made: OrderedDict[bytes, _Made] = OrderedDict()
         self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
+        self._sure: OrderedDict[bytes, set[PeerId]] = OrderedDict()  # outputs taken for unspent, and by whose word
 
     def helpers(self) -> tuple[HelperStatus, ...]:
         found = []
@@ -327,13 +328,15 @@ class RemoteChain(ChainBackend):
 
     async def _hear_late(self, helper: Helper) -> None:
         try:
-            height = await self._blocks.ask_late(helper)
+            await self._blocks.ask_late(helper)
+            await self._ask_late_of_outputs(helper)
         except BadProof as error:
             helper.lied(str(error))
             raise
-        if height is not None:
-            self.reread_from = height if self.reread_from is None else min(height, self.reread_from)
-            self._touch()
+
+    def reread(self, height: BlockHeight) -> None:
+        super().reread(height)
+        self._touch()
 
     def _made_output(self, place: bytes) -> Output | None:
         made = self._made.get(place)
@@ -349,8 +352,24 @@ class RemoteChain(ChainBackend):
         return (await self._output(txid, index))[0]
 
     async def surely_unspent(self, txid: Txid, index: int) -> OutputState | None:
-        state, disputed = await self._output(txid, index)
-        return None if disputed else state
+        state, disputed, heard = await self._output(txid, index)
+        if state is None or disputed:
+            return None
+        _keep(self._sure, outpoint(txid, index), heard)
+        return state
+
+    async def _ask_late_of_outputs(self, helper: Helper) -> None:
+        """Ask a helper about outputs that others called unspent while it was away: if it disagrees, blocks must tell."""
+        for place, heard in tuple(self._sure.items()):
+            made, spent = self._made.get(place), self._spent.get(place)
+            if helper.peer in heard or made is None or (spent is not None and self._stands(*spent)):
+                continue
+            told = await self._made_by(helper, Txid(place[:32]), int.from_bytes(place[32:], "little"))
+            if told is None:
+                return
+            heard.add(helper.peer)
+            if not told:
+                self.reread(made.height)
 
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         place = outpoint(txid, index)
@@ -365,28 +384,28 @@ class RemoteChain(ChainBackend):
         output = waiting.outputs[index]
         return OutputState(value=output.value, script=output.script, height=None)
 
-    async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool]:
-        """The output as blocks have it, and whether there is doubt: too few answered, or one of them says otherwise.
+    async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool, set[PeerId]]:
+        """The output as blocks have it, whether there is doubt (too few answered, or one of them says otherwise), who answered.
 
         One proof that it was made is enough; that a block spends it counts only when we saw that spend proven.
         """
         answers = await self._ask_all(lambda helper: self._made_by(helper, txid, index))
-        sure = self._are_enough(answers)
+        sure, heard = self._are_enough(answers), {helper.peer for helper in answers}
         made = next((each[0] for each in answers.values() if each), None)
         place = outpoint(txid, index)
         spent = self._spent.get(place)
         if spent is not None and self._stands(*spent):
-            return None, False
+            return None, False, heard
         if made is None:
             if not sure:
                 raise ChainUnavailable(f"nobody shows output {index} of {shown((txid,))}, and too few were asked")
-            return None, False
+            return None, False, heard
         doubters = [helper for helper, each in answers.items() if not each]
         for helper in doubters:
             helper.standing.disagreed(f"it says, without proof, that output {index} of {shown((txid,))} is not unspent")
         _keep(self._made, place, made)
         state = OutputState(value=made.output.value, script=made.output.script, height=made.height)
-        return state, not sure or any(helper.counts for helper in doubters)
+        return state, not sure or any(helper.counts for helper in doubters), heard
 
     async def _made_by(self, helper: Helper, txid: Txid, index: int) -> tuple[_Made, ...] | None:
         """A helper's proof that an output was made, and its word that no block spends it; empty: it says otherwise."""

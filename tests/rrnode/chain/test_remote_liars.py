@@ -6,6 +6,7 @@ the follower says to the channels, `status` what `rrnode helpers` shows.
 
 import itertools
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ from rrnode.chain.base import NO_INTERESTS, Verdict
 from rrnode.chain.follower import Follower
 from rrnode.chain.kernel import KernelChain
 from rrnode.chain.remote import RemoteChain, RemotePolicy
+from rrnode.chain.remote_blocks import RemoteBlocks
 from rrnode.errors import ChainUnavailable
 from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.services.chainfacts import ChainFactsServer
@@ -254,6 +256,107 @@ async def test_a_helper_that_was_away_is_heard_when_it_is_back(three, kit, autoj
     assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) in facts
     words = f"it kept silent about {shown(spend)} in block {height}"
     assert [each.last_lie for each in three.remote.helpers()] == [words, words, ""]
+
+
+async def spent_while_an_honest_one_is_away(scene, kit, coin):
+    """Two withhold this spend in blocks; gives the fact that the third will make known."""
+    scene.servers[0].lie = scene.servers[1].lie = withholding(Matches)
+    scene.part(2)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await scene.chain.publish((spend.raw,))
+    await scene.chain.mine(1, kit.LOCKED)
+    return OutputSpent(outpoint=point(coin), transaction=spend.raw, height=scene.chain.index.tip.height)
+
+
+async def test_what_is_told_late_is_read_though_the_follower_began_above_it(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.settled()
+    from_height = three.chain.index.tip.height
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    await three.chain.mine(3, kit.LOCKED)
+    await three.until(lambda: three.remote._headers.tip.hash == three.chain.index.tip.hash)
+    three.follower = Follower(three.remote, mempool=False)
+    await three.follower.start()  # as after a restart
+    order = WatchOutpoint(outpoint=point(coin), script=coin.outputs[0].script, from_height=from_height)
+    three.follower.watch_outpoint(order)
+    assert await three.told() == []
+    await three.heal(2)
+    assert spent in await three.told()
+    assert await three.told() == []
+
+
+async def test_what_is_told_late_is_not_lost_when_the_one_that_tells_is_lost(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    await three.told()
+    await three.chain.mine(1, kit.LOCKED)
+    await three.told()
+    tip = three.chain.index.tip.hash
+
+    async def lie(request, answer):
+        if isinstance(request, GetMatches) and request.block_hash == tip:
+            three.part(2)
+            await trio.sleep_forever()
+        return answer
+
+    three.servers[2].lie = lie  # it tells of the first block, and then the line breaks
+    await three.heal(2)
+    await three.until(lambda: not three.status(2).connected)
+    assert spent in await three.told()
+
+
+async def test_what_a_reading_for_another_watch_shows_late_is_told(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    other = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    from_height = three.chain.index.tip.height
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    await three.chain.mine(1, kit.LOCKED)
+    await three.told()
+    held = RemoteBlocks.ask_late
+    three.remote._blocks.ask_late = _nothing_late  # the reading for the other watch comes first
+    await three.heal(2)
+    await three.settled()
+    three.follower.watch_tx(WatchTx(txid=other.txid[::-1], script=kit.OPEN, from_height=from_height))
+    facts = await three.told()
+    three.remote._blocks.ask_late = partial(held, three.remote._blocks)
+    assert spent in facts + await three.told()
+
+
+async def _nothing_late(_helper):
+    return None
+
+
+async def test_an_output_that_liars_call_unspent_is_asked_about_when_an_honest_helper_is_back(
+    three, kit, autojump_clock
+):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    from_height = three.chain.index.tip.height
+    before = [await server._proofs.output(coin.txid, 0) for server in three.servers[:2]]
+
+    def lie(made):
+        async def unspent(request, answer):
+            if isinstance(request, GetOutput):
+                return Output(request.request, made[0], made[1], (made[2],))
+            return await withholding(Matches)(request, answer)
+
+        return unspent
+
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    three.servers[0].lie, three.servers[1].lie = map(lie, before)
+    await three.chain.mine(3, kit.LOCKED)
+    await three.told()
+    order = WatchOutpoint(outpoint=point(coin), script=coin.outputs[0].script, from_height=from_height)
+    three.follower.watch_outpoint(order)
+    assert await three.told() == []
+    await three.heal(2)
+    assert spent in await three.told()
 
 
 def inventing(tx, branch=(NOBODY,), place=1):
