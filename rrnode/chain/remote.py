@@ -430,7 +430,10 @@ class RemoteChain(ChainBackend):
         return tuple(await self._unconfirmed(NO_INTERESTS))
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
-        return (await self.mempool_transactions((txid,))).get(txid)
+        raw = (await self.mempool_transactions((txid,))).get(txid)
+        if raw is not None:
+            self._publisher.keep(txid, raw)
+        return raw
 
     async def mempool_transactions(self, txids: Sequence[Txid]) -> dict[Txid, bytes]:
         known = await self._unconfirmed(Interests(txids=frozenset(txids)))
@@ -463,7 +466,8 @@ class RemoteChain(ChainBackend):
     async def feerate(self, within_blocks: int) -> FeeRate:
         answers = await self._ask_all(lambda helper: self._estimate(helper, min(max(within_blocks, 1), 1008)))
         policy = self._policy
-        chosen = choose_feerate(tuple(answers.values()), policy.feerate_floor, policy.feerate_cap)
+        relied_on = tuple(estimate for helper, estimate in answers.items() if helper.counts) or tuple(answers.values())
+        chosen = choose_feerate(relied_on, policy.feerate_floor, policy.feerate_cap)
         for helper, estimate in answers.items():
             if is_far_apart(estimate, chosen):
                 helper.standing.disagreed(f"its fee estimate is {estimate} sat/kvB, {chosen} is taken")

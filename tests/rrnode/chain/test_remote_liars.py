@@ -36,6 +36,7 @@ from protocols.wire.chain import (
     RefusalCode,
     Refused,
 )
+from rrnode.chain import remote_publish
 from rrnode.chain.base import NO_INTERESTS, Verdict
 from rrnode.chain.follower import Follower
 from rrnode.chain.kernel import KernelChain
@@ -548,6 +549,21 @@ async def test_one_fee_estimate_at_either_end_changes_nothing(three, estimate, a
     assert await three.remote.feerate(6) == (1000 if estimate < 1000 else RemotePolicy().feerate_cap)
 
 
+async def test_the_fee_estimates_of_caught_liars_are_not_taken_while_another_answers(three, kit, autojump_clock):
+    three.servers[0].lie = three.servers[2].lie = inventing(kit.pay([(bytes(36), 5000, kit.OPEN)], 1000))
+    await three.follow()
+    await three.chain.mine(1, kit.LOCKED)
+    await three.told()
+    assert [each.lies > 0 for each in three.remote.helpers()] == [True, False, True]
+    for server, rate in zip(three.servers, (10**6, 5000, 10**6), strict=True):
+        server.lie = _estimating(rate)
+    await three.until(lambda: not any(each.trouble for each in three.remote.helpers()))
+    assert await three.remote.feerate(6) == 5000
+    three.part(1)
+    await three.until(lambda: not three.status(1).connected)
+    assert await three.remote.feerate(6) == RemotePolicy().feerate_cap
+
+
 def _estimating(rate):
     async def lie(request, answer):
         return Feerate(request.request, FeeRate(rate)) if isinstance(request, GetFeerate) else answer
@@ -679,6 +695,38 @@ async def test_what_liars_only_say_they_published_is_published_when_an_honest_he
     scene.part(2)
     assert (await scene.remote.publish((tx.raw,))).verdict is Verdict.ACCEPTED
     assert (len(published), await scene.chain.mempool()) == (2, ())
+    await scene.heal(2)
+    await scene.settled()
+    await scene.chain.mine(1, kit.LOCKED)
+    await scene.until(lambda: tuple(scene.chain.mempool_now.entries) == (tx.txid,))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_liars_keep_saying_their_mempool_has_is_published_when_an_honest_helper_is_back(
+    scene, kit, restarted, monkeypatch, autojump_clock
+):
+    """Who wants it in a block asks before each publication whether a mempool has it already."""
+    monkeypatch.setattr(remote_publish, "AGAIN_FOR", 2)
+    coin = await scene.confirmed_coin()
+    await scene.begin([scene.chain] * 3)
+    await scene.settled()
+    tx = kit.pay([kit.coin(coin)], 1000)
+
+    async def swallowing(client, request):
+        if isinstance(request, Publish):
+            return Published(request.request, 0, "")
+        if isinstance(request, GetMempool):
+            return Mempool(request.request, (tx.raw,))
+        return await ChainFactsServer._facts(scene.servers[0], client, request)
+
+    scene.servers[0]._facts = scene.servers[1]._facts = swallowing
+    scene.part(2)
+    if not restarted:
+        await scene.remote.publish((tx.raw,))
+    for _ in range(5):
+        await scene.chain.mine(1, kit.LOCKED)
+        await scene.until(lambda: scene.remote._headers.tip.hash == scene.chain.index.tip.hash)
+        assert await scene.remote.mempool_transaction(tx.txid) == tx.raw
     await scene.heal(2)
     await scene.settled()
     await scene.chain.mine(1, kit.LOCKED)
