@@ -101,7 +101,7 @@ class HeaderSync:
             if reorganises:  # who was on the best chain may be on a fork now: they are looked at again
                 for helper in self._followed:
                     helper.news.set()
-        elif self.chain.height_of(branch.last.hash) is not None:
+        elif (there := self.chain.at(branch.height)) is not None and there.hash == branch.last.hash:
             branch.rebase()  # another helper brought the same headers meanwhile
         return branch
 
