@@ -36,7 +36,7 @@ from protocols.wire.chain import (
     RefusalCode,
     Refused,
 )
-from rrnode.chain import remote_publish
+from rrnode.chain import header_sync, remote_publish
 from rrnode.chain.base import NO_INTERESTS, Verdict
 from rrnode.chain.follower import Follower
 from rrnode.chain.kernel import KernelChain
@@ -484,6 +484,32 @@ async def test_a_lighter_fork_is_not_followed_and_its_server_does_not_count(scen
     await other.mine(10, kit.OPEN)  # on regtest work is free: who has more is followed
     await scene.until(lambda: scene.remote._headers.tip.hash == other.index.tip.hash and not scene.status(1).trouble)
     assert scene.remote.doubt.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
+
+
+async def test_a_fork_in_vain_is_not_read_over_and_over(scene, kit, tmp_path, monkeypatch, autojump_clock):
+    monkeypatch.setattr(header_sync, "VAIN_HEADER", 10.0)
+    other = KernelChain(tmp_path / "other")
+    await scene.nursery.start(scene._run, other.running())
+    await other.mine(3, kit.OPEN)
+    await scene.chain.mine(6, kit.LOCKED)
+    await scene.begin([scene.chain, other, scene.chain])
+    await scene.until(lambda: scene.status(1).trouble.startswith("is on"))
+    began, asked = trio.current_time(), []
+
+    async def note(request, answer):
+        asked.append(trio.current_time() - began)
+        return answer
+
+    scene.servers[1].lie = note
+    scene.network.cut(scene.client.peer_id, scene.hosts[1].peer_id)  # nor when it comes anew
+    await scene.until(lambda: not scene.status(1).connected)
+    await scene.until(lambda: scene.status(1).connected)
+    (client,) = scene.servers[1]._clients.values()
+    while trio.current_time() < began + 100:
+        client.tell_news()
+        await trio.sleep(0.5)
+    assert asked[0] >= 30
+    assert len(asked) < 10
 
 
 async def test_headers_without_work_are_a_lie_and_move_nothing(three, kit, autojump_clock):
