@@ -17,6 +17,7 @@ from protocols.units import BlockHeight, UnixTime
 HEADER_SIZE = 80
 MAX_HEADERS = 1 << 20  # above the checkpoint: 80 MB, twenty years; then a newer checkpoint must be shipped
 MAX_LOCATOR = 32  # hashes: ten blocks, then steps that double; enough for 2^21 blocks
+_SUMMED = 2000  # headers whose work is added up once: a million at each comparison would stop a node for a second
 _MEDIAN_SPAN = 11  # blocks (BIP 113)
 _TIMEWARP = 600  # seconds (BIP 94)
 _AHEAD = 2 * 3600  # seconds that a header may be ahead of our clock
@@ -79,11 +80,12 @@ class Checkpoint:
 class _Run:
     """Consecutive headers, 80 bytes each; the first one's height is `start`."""
 
-    __slots__ = ("raw", "start")
+    __slots__ = ("_sums", "raw", "start")
 
     def __init__(self, start: int) -> None:
         self.start = start
         self.raw = bytearray()
+        self._sums: list[int] = []  # work of each `_SUMMED` headers, as far as it was asked for
 
     def __len__(self) -> int:
         return len(self.raw) // HEADER_SIZE
@@ -97,12 +99,23 @@ class _Run:
         place = (height - self.start) * HEADER_SIZE
         return Parent(*_TIME_AND_BITS.unpack_from(self.raw, place + 68)) if 0 <= place < len(self.raw) else None
 
+    def replace_above(self, height: int, raw: bytes) -> None:
+        kept = height + 1 - self.start
+        del self.raw[kept * HEADER_SIZE :], self._sums[kept // _SUMMED :]
+        self.raw += raw
+
     def work_above(self, height: int) -> int:
-        first = (height + 1 - self.start) * HEADER_SIZE
-        return sum(
-            _work(int.from_bytes(self.raw[place + 72 : place + 76], "little"))
-            for place in range(first, len(self.raw), HEADER_SIZE)
-        )
+        first, whole = height + 1 - self.start, len(self) // _SUMMED
+        while len(self._sums) < whole:
+            self._sums.append(self._work(len(self._sums) * _SUMMED, (len(self._sums) + 1) * _SUMMED))
+        summed = -(-first // _SUMMED)
+        if summed >= whole:
+            return self._work(first, len(self))
+        return self._work(first, summed * _SUMMED) + sum(self._sums[summed:]) + self._work(whole * _SUMMED, len(self))
+
+    def _work(self, first: int, end: int) -> int:
+        places = range(first * HEADER_SIZE + 72, end * HEADER_SIZE, HEADER_SIZE)
+        return sum(_work(int.from_bytes(self.raw[place : place + 4], "little")) for place in places)
 
 
 class HeaderChain:
@@ -182,8 +195,7 @@ class HeaderChain:
         branch.check_stands()
         if branch.work <= self._run.work_above(branch.fork):
             return False
-        del self._run.raw[(branch.fork - self.base + 1) * HEADER_SIZE :]
-        self._run.raw += branch.raw
+        self._run.replace_above(branch.fork, branch.raw)
         self._tip = branch.last
         branch.rebase()
         return True

@@ -123,6 +123,10 @@ class ChainBackend(ABC):
         in any case; as long as there is doubt, nothing new is taken on."""
         return None
 
+    def reread(self, height: BlockHeight) -> None:
+        """Lower `reread_from` to this height, if it is not lower already."""
+        self.reread_from = height if self.reread_from is None else min(height, self.reread_from)
+
     def helpers(self) -> tuple[HelperStatus, ...]:
         """How those stand that tell us the chain; none where it is our own."""
         return ()

@@ -8,8 +8,8 @@ from protocols.light.headers import Header
 from protocols.light.merkle import proves
 from protocols.units import BlockHeight
 from protocols.wire.chain import Proven
-from rrnode.chain.parse import Output, Tx, parse_transaction
-from rrnode.chain.verify import check_input
+from rrnode.chain.parse import Output, Tx, outpoint, parse_transaction
+from rrnode.chain.verify import check_input, is_taproot
 
 
 class BadProof(PeerProtocolError):
@@ -32,6 +32,26 @@ def included(proven: Proven, header: Header, height: BlockHeight) -> Tx:
     if not proves(tx.txid, tx.base_size, proven.index, proven.branch, header.merkle_root):
         raise BadProof(f"it showed transaction {shown((tx.txid,))} as part of block {height}, which it is not")
     return tx
+
+
+def signed_for(txs: Iterable[Tx], outputs: Mapping[bytes, Output], height: BlockHeight) -> None:
+    """Check the witnesses of a block's transactions, which their ids and so the proofs do not bind: preimages are in them.
+
+    Args:
+        outputs: some of what they spend, by outpoint; what their own parents among them made is known besides.
+
+    Raises:
+        BadProof: an input that spends one of the outputs may not.
+    """
+    known = {place: output for place, output in outputs.items() if not is_taproot(output.script)}
+    for tx in txs:  # in the block's order: parents first
+        if (problem := forged_input(tx, known)) is not None:
+            raise BadProof(
+                f"it showed a spend in block {height} that is not signed for: {shown((tx.txid,))}, {problem}"
+            )
+        for index, output in enumerate(tx.outputs):
+            if not is_taproot(output.script):
+                known[outpoint(tx.txid, index)] = output
 
 
 def forged_input(tx: Tx, known: Mapping[bytes, Output]) -> str | None:

@@ -145,6 +145,7 @@ class Follower:
         self._watches = Watches()
         self._rescans: list[_Rescan] = []
         self._refs: list[BlockRef] = []  # the last ones, in order
+        self._doubted: BlockHeight | None = None  # the backend's `reread_from`, until it is read again
         self._lost_past: BlockRef | None = None  # the branch that the cursor was on is gone
         self._seen: frozenset[Txid] = frozenset()
         self._present: frozenset[Txid] | None = None
@@ -270,9 +271,14 @@ class Follower:
     async def _look(self) -> Batch | None:
         """Gather everything first, then change the state at once: a chain that goes away in between loses nothing."""
         self._settled = None
-        doubted = self._backend.reread_from
+        if (height := self._backend.reread_from) is not None:
+            # Taken at once: what becomes known while we look is for the next look.
+            self._doubted = height if self._doubted is None else min(height, self._doubted)
+            self._backend.reread_from = None
         best = await self._backend.tip()
-        fork, kept = await self._common(best, doubted)
+        fork, kept = await self._common(best, self._doubted)
+        if self._doubted is not None and self._doubted <= fork.height:
+            self._rescan_all(self._doubted)  # it is below those that we remember
         blocks = await self._above(fork, best)
         tip = blocks[-1].ref if blocks else fork
         past = await self._past(fork)
@@ -285,8 +291,7 @@ class Follower:
             if there is None or there.hash != tip.hash:
                 return None
         batch = self._take(fork, kept, blocks, past, mempool)
-        if self._backend.reread_from == doubted:
-            self._backend.reread_from = None
+        self._doubted = None
         self.behind = tip.hash != best.hash
         if mempool is not None and mempool.present <= self._seen:
             self._settled = tip
@@ -338,6 +343,16 @@ class Follower:
                 transactions = await self._backend.transactions(ref, self._interests())
                 past.blocks.append(FollowedBlock(ref=ref, transactions=self._missed(transactions, past.remaining)))
         return past
+
+    def _rescan_all(self, height: BlockHeight) -> None:
+        """Whatever is watched and was not told is looked for in blocks from this height on."""
+        waiting = {(rescan.txid, rescan.place): rescan for rescan in self._rescans}
+        for key in self._watches.not_told():
+            rescan = waiting.get(key)
+            if rescan is None:
+                self._rescans.append(_Rescan(height, txid=key[0], place=key[1], tried=True))
+            else:
+                rescan.height, rescan.tried = min(rescan.height, height), True
 
     async def _short_cut(self, rescan: _Rescan, fork: BlockRef, past: _Past) -> bool:
         """Whether the past of a watch is known without reading blocks: from the outputs that no block spends."""

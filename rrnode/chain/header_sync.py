@@ -21,6 +21,7 @@ from rrnode.services.helpers import Helper
 from rrnode.services.limits import printable
 
 NEWS_EVERY = 0.2  # seconds at least between two looks at one helper: each makes us ask all the others too
+VAIN_HEADER, LONGEST_QUIET = 0.01, 600.0  # seconds; a fork of old times' difficulty is cheap, and as long as the chain
 _RESTARTS = 5  # times that a helper may change its branch while we read it
 
 Now = Callable[[], UnixTime]
@@ -38,6 +39,7 @@ class HeaderSync:
     def __init__(self, chain: HeaderChain, *, now: Now, changed: Callable[[], None]) -> None:
         self.chain, self._now, self._changed = chain, now, changed
         self._followed: set[Helper] = set()
+        self._in_vain: dict[Helper, int] = {}  # headers checked that brought nothing; outlives a helper's streams
 
     async def keep(self, helper: Helper) -> None:
         """Follow one helper for as long as its stream stands.
@@ -48,6 +50,8 @@ class HeaderSync:
         self._followed.add(helper)
         try:
             while True:
+                await trio.sleep(min(self._in_vain.get(helper, 0) * VAIN_HEADER, LONGEST_QUIET))
+                self._in_vain.pop(helper, None)
                 helper.news = trio.Event()
                 await self._sync(helper)
                 helper.synced.set()
@@ -75,6 +79,7 @@ class HeaderSync:
                 return
             try:
                 longer = self._extend(branch, headers)
+                self._in_vain[helper] = len(headers) + self._in_vain.get(helper, 0) if longer.work else 0
             except StaleBranch:
                 longer = None
             except FutureHeader as error:
@@ -101,7 +106,7 @@ class HeaderSync:
             if reorganises:  # who was on the best chain may be on a fork now: they are looked at again
                 for helper in self._followed:
                     helper.news.set()
-        elif self.chain.height_of(branch.last.hash) is not None:
+        elif (there := self.chain.at(branch.height)) is not None and there.hash == branch.last.hash:
             branch.rebase()  # another helper brought the same headers meanwhile
         return branch
 

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from bootstrap.networks import Network
-from protocols.ids import Txid
+from protocols.ids import PeerId, Txid
 from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
@@ -119,13 +119,16 @@ class RemoteChain(ChainBackend):
         self._version = 0  # of what could be asked; grows with each news
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
-        self._blocks = RemoteBlocks(self._headers, least=self._policy.least, ask_all=self._ask_all)
+        self._blocks = RemoteBlocks(
+            self._headers, least=self._policy.least, ask_all=self._ask_all, output=self._made_output, reread=self.reread
+        )
         self._mempool = RemoteMempool(
             ask_all=self._ask_all, version=lambda: self._version, known_output=self._known_output
         )
         self._publisher = RemotePublisher(self._helpers.all, self._headers, changed=self._wait_changed)
         self._made: OrderedDict[bytes, _Made] = OrderedDict()
         self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
+        self._sure: OrderedDict[bytes, set[PeerId]] = OrderedDict()  # outputs taken for unspent, and by whose word
 
     def helpers(self) -> tuple[HelperStatus, ...]:
         found = []
@@ -300,10 +303,15 @@ class RemoteChain(ChainBackend):
         header = self._headers.at(ref.height)
         if header is None or header.hash != ref.hash:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
-        published = Interests(txids=self._publisher.waiting)
-        found = await self._blocks.read(header, ref.height, interests | published)
+        # Who knows an output can tell a spend's own witness from another: so what made the watched ones is looked for, too.
+        parents = {Txid(place[:32]) for place in interests.outpoints if place not in self._made}
+        besides = Interests(txids=self._publisher.waiting | parents)
+        found = await self._blocks.read(header, ref.height, interests | besides)
         self._publisher.confirmed(tx.txid for tx in found)
         for tx in found:
+            for index, output in enumerate(tx.outputs):
+                if (place := outpoint(tx.txid, index)) in interests.outpoints:
+                    _keep(self._made, place, _Made(output, ref.height, ref.hash))
             for prevout in interests.outpoints.intersection(tx.prevouts):
                 _keep(self._spent, prevout, (ref.height, ref.hash))
         return found
@@ -320,13 +328,19 @@ class RemoteChain(ChainBackend):
 
     async def _hear_late(self, helper: Helper) -> None:
         try:
-            height = await self._blocks.ask_late(helper)
+            await self._blocks.ask_late(helper)
+            await self._ask_late_of_outputs(helper)
         except BadProof as error:
             helper.lied(str(error))
             raise
-        if height is not None:
-            self.reread_from = height if self.reread_from is None else min(height, self.reread_from)
-            self._touch()
+
+    def reread(self, height: BlockHeight) -> None:
+        super().reread(height)
+        self._touch()
+
+    def _made_output(self, place: bytes) -> Output | None:
+        made = self._made.get(place)
+        return None if made is None else made.output  # its transaction's id binds it, in whatever block that is
 
     def _stands(self, height: BlockHeight, block_hash: bytes) -> bool:
         header = self._headers.at(height)
@@ -338,8 +352,24 @@ class RemoteChain(ChainBackend):
         return (await self._output(txid, index))[0]
 
     async def surely_unspent(self, txid: Txid, index: int) -> OutputState | None:
-        state, disputed = await self._output(txid, index)
-        return None if disputed else state
+        state, disputed, heard = await self._output(txid, index)
+        if state is None or disputed:
+            return None
+        _keep(self._sure, outpoint(txid, index), heard)
+        return state
+
+    async def _ask_late_of_outputs(self, helper: Helper) -> None:
+        """Ask a helper about outputs that others called unspent while it was away: if it disagrees, blocks must tell."""
+        for place, heard in tuple(self._sure.items()):
+            made, spent = self._made.get(place), self._spent.get(place)
+            if helper.peer in heard or made is None or (spent is not None and self._stands(*spent)):
+                continue
+            told = await self._made_by(helper, Txid(place[:32]), int.from_bytes(place[32:], "little"))
+            if told is None:
+                return
+            heard.add(helper.peer)
+            if not told:
+                self.reread(made.height)
 
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         place = outpoint(txid, index)
@@ -354,28 +384,28 @@ class RemoteChain(ChainBackend):
         output = waiting.outputs[index]
         return OutputState(value=output.value, script=output.script, height=None)
 
-    async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool]:
-        """The output as blocks have it, and whether there is doubt: too few answered, or one of them says otherwise.
+    async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool, set[PeerId]]:
+        """The output as blocks have it, whether there is doubt (too few answered, or one of them says otherwise), who answered.
 
         One proof that it was made is enough; that a block spends it counts only when we saw that spend proven.
         """
         answers = await self._ask_all(lambda helper: self._made_by(helper, txid, index))
-        sure = self._are_enough(answers)
+        sure, heard = self._are_enough(answers), {helper.peer for helper in answers}
         made = next((each[0] for each in answers.values() if each), None)
         place = outpoint(txid, index)
         spent = self._spent.get(place)
         if spent is not None and self._stands(*spent):
-            return None, False
+            return None, False, heard
         if made is None:
             if not sure:
                 raise ChainUnavailable(f"nobody shows output {index} of {shown((txid,))}, and too few were asked")
-            return None, False
+            return None, False, heard
         doubters = [helper for helper, each in answers.items() if not each]
         for helper in doubters:
             helper.standing.disagreed(f"it says, without proof, that output {index} of {shown((txid,))} is not unspent")
         _keep(self._made, place, made)
         state = OutputState(value=made.output.value, script=made.output.script, height=made.height)
-        return state, not sure or any(helper.counts for helper in doubters)
+        return state, not sure or any(helper.counts for helper in doubters), heard
 
     async def _made_by(self, helper: Helper, txid: Txid, index: int) -> tuple[_Made, ...] | None:
         """A helper's proof that an output was made, and its word that no block spends it; empty: it says otherwise."""
@@ -400,7 +430,10 @@ class RemoteChain(ChainBackend):
         return tuple(await self._unconfirmed(NO_INTERESTS))
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
-        return (await self.mempool_transactions((txid,))).get(txid)
+        raw = (await self.mempool_transactions((txid,))).get(txid)
+        if raw is not None:
+            self._publisher.keep(txid, raw)
+        return raw
 
     async def mempool_transactions(self, txids: Sequence[Txid]) -> dict[Txid, bytes]:
         known = await self._unconfirmed(Interests(txids=frozenset(txids)))
@@ -433,7 +466,8 @@ class RemoteChain(ChainBackend):
     async def feerate(self, within_blocks: int) -> FeeRate:
         answers = await self._ask_all(lambda helper: self._estimate(helper, min(max(within_blocks, 1), 1008)))
         policy = self._policy
-        chosen = choose_feerate(tuple(answers.values()), policy.feerate_floor, policy.feerate_cap)
+        relied_on = tuple(estimate for helper, estimate in answers.items() if helper.counts) or tuple(answers.values())
+        chosen = choose_feerate(relied_on, policy.feerate_floor, policy.feerate_cap)
         for helper, estimate in answers.items():
             if is_far_apart(estimate, chosen):
                 helper.standing.disagreed(f"its fee estimate is {estimate} sat/kvB, {chosen} is taken")

@@ -16,8 +16,8 @@ from protocols.light.headers import Header, HeaderChain
 from protocols.units import BlockHeight
 from protocols.wire.chain import GetMatches, Matches, RefusalCode, Refused
 from rrnode.chain.base import NO_INTERESTS, Interests
-from rrnode.chain.evidence import BadProof, included, shown
-from rrnode.chain.parse import Tx
+from rrnode.chain.evidence import BadProof, included, shown, signed_for
+from rrnode.chain.parse import Output, Tx
 from rrnode.services.helpers import Helper
 
 BEHIND_WAIT = 3.0  # seconds that a helper gets to hear of a block that another one has
@@ -51,10 +51,21 @@ class RemoteBlocks:
         headers: the best chain.
         least: k.
         ask_all: asks those helpers that are ready; raises ChainUnavailable when none answers.
+        output: one that a block made, as far as we saw it proven.
+        reread: called when more is proven of a block than an earlier reader of it was told.
     """
 
-    def __init__(self, headers: HeaderChain, *, least: int, ask_all: AskAll) -> None:
+    def __init__(
+        self,
+        headers: HeaderChain,
+        *,
+        least: int,
+        ask_all: AskAll,
+        output: Callable[[bytes], Output | None],
+        reread: Callable[[BlockHeight], None],
+    ) -> None:
         self._headers, self._least, self._ask_all = headers, least, ask_all
+        self._output, self._reread = output, reread
         self._interests = NO_INTERESTS
         self._asked: dict[bytes, _Asked] = {}  # the highest ones
 
@@ -73,6 +84,9 @@ class RemoteBlocks:
             if missing := agreed.missing.get(helper.peer):
                 helper.lied(f"it kept silent about {shown(proven[n].txid for n in missing)} in block {height}")
         heard = {helper.peer for helper in answers}
+        # Whoever reads now may look for other things than who read before; the newcomer's word is for both.
+        if before is not None and heard - before.heard and places - before.found - before.late.keys():
+            self._reread(height)
         self._asked[header.hash] = _Asked(height, heard, places, before.late if before is not None else {})
         while len(self._asked) > BLOCKS_KEPT:
             del self._asked[min(self._asked, key=lambda each: self._asked[each].height)]
@@ -91,13 +105,12 @@ class RemoteBlocks:
             if header is not None and header.hash == block_hash:
                 yield asked, header
 
-    async def ask_late(self, helper: Helper) -> BlockHeight | None:
-        """Ask a helper about the blocks that it did not answer for; gives the lowest that must be read again, if any.
+    async def ask_late(self, helper: Helper) -> None:
+        """Ask a helper about the blocks that it did not answer for.
 
         Raises:
             BadProof: see `included`.
         """
-        lowest: BlockHeight | None = None
         for asked, header in self._standing():
             if helper.peer in asked.heard:
                 continue
@@ -108,8 +121,7 @@ class RemoteBlocks:
             if new := _concerning(told, self._interests) - asked.found:
                 log.warning("chain.told_late", height=asked.height, transactions=len(new))
                 asked.late |= {place: told[place] for place in new}
-                lowest = asked.height if lowest is None else min(lowest, asked.height)
-        return lowest
+                self._reread(asked.height)  # at once: its stream may end before the next block
 
     async def _matches(self, helper: Helper, header: Header, height: BlockHeight, interests: Interests) -> Found | None:
         deadline = trio.current_time() + BEHIND_WAIT
@@ -122,6 +134,9 @@ class RemoteBlocks:
                 found = {proven.index: included(proven, header, height) for proven in answer.transactions}
                 if len(_concerning(found, helper.watched)) < len(answer.transactions):
                     raise BadProof(f"it sent transactions of block {height} that it was not asked for")
+                txs = [found[place] for place in sorted(found)]
+                spent = {place: output for tx in txs for place in tx.prevouts if (output := self._output(place))}
+                signed_for(txs, spent, height)
                 return found
             if not isinstance(answer, Refused) or answer.code != RefusalCode.UNKNOWN_BLOCK:
                 return None

@@ -68,6 +68,11 @@ class Watches:
             return txid not in self._txs or self._txs[txid].told is not None
         return place not in self._spends or self._spends[place].height is not None
 
+    def not_told(self) -> list[tuple[Txid | None, bytes | None]]:
+        """Transactions and outputs of which no block's fact was told, each as (txid, place)."""
+        txs: list[tuple[Txid | None, bytes | None]] = [(txid, None) for txid, w in self._txs.items() if w.told is None]
+        return txs + [(None, place) for place, w in self._spends.items() if w.height is None]
+
     def undo(self, fork: BlockHeight) -> list[ChainFact]:
         """Blocks above this height are gone."""
         facts: list[ChainFact] = []

@@ -52,7 +52,8 @@ from rrnode.services.limits import Allowance, one_sender, printable
 log = structlog.get_logger(__name__)
 
 MOST_WATCHED = 20_000  # things of one client: some 2 MB, and 40 requests to Bitcoin Core at each look
-MOST_WATCHED_IN_ALL = 400_000  # some 50 MB
+MOST_WATCHED_IN_ALL = 400_000  # some 50 MB; beyond it each client has its own room only
+OWN_ROOM = 1_000  # things that a client may watch whatever others do: twenty greedy ones would lock out all the rest
 LOOK_EVERY = 1.0  # seconds between two looks at the mempool: each costs Bitcoin Core some requests per client
 TIP_EVERY = 0.1  # seconds between two looks at the tip: each costs it a few, however many clients there are
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds while the chain is away
@@ -302,4 +303,5 @@ class ChainFactsServer:
 
     def _room(self, client: _Client) -> int:
         in_all = sum(len(each) for each in self._clients.values())
-        return max(0, min(MOST_WATCHED - len(client), MOST_WATCHED_IN_ALL - in_all))
+        room = max(OWN_ROOM - len(client), MOST_WATCHED_IN_ALL - in_all)
+        return max(0, min(MOST_WATCHED - len(client), room))

@@ -19,7 +19,7 @@ from protocols.light.headers import (
     parse_header,
     split_headers,
 )
-from protocols.light.work import REGTEST_RULES, PowRules, bits_required
+from protocols.light.work import REGTEST_RULES, PowRules, bits_required, target_of, work_of
 
 EASY = PowRules(limit=(1 << 255) - 1, interval=8, retargets=True, minimum_after_20_minutes=False, bip94=False)
 START = 1_700_000_000
@@ -92,6 +92,19 @@ def test_a_heavier_branch_replaces_a_longer_one(bench):
     branch.extend(fast[11:], LATER)  # it goes on from where it became the best
     assert bench.chain.adopt(branch)
     assert bench.chain.tip.raw == fast[11]
+
+
+def test_work_that_was_added_up_before_is_that_of_the_headers_that_are_there(bench, monkeypatch):
+    monkeypatch.setattr(headers_module, "_SUMMED", 4)
+
+    def summed(height):
+        return sum(work_of(target_of(bench.chain.at(n).bits)) for n in range(height + 1, bench.chain.height + 1))
+
+    for above, count, spacing in ((0, 30, 600), (13, 25, 100), (11, 29, 60), (40, 9, 30)):
+        assert bench.take(bench.grow(count, spacing=spacing, mark=above, above=above))
+        heights = range(bench.chain.height + 1)
+        assert [bench.chain._run.work_above(height) for height in heights] == [summed(height) for height in heights]
+    assert len({bench.chain.at(height).bits for height in heights}) > 2
 
 
 def test_of_two_branches_of_the_same_work_the_first_seen_stays(bench):

@@ -6,8 +6,10 @@ the follower says to the channels, `status` what `rrnode helpers` shows.
 
 import itertools
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -34,11 +36,13 @@ from protocols.wire.chain import (
     RefusalCode,
     Refused,
 )
+from rrnode.chain import header_sync, remote_publish
 from rrnode.chain.base import NO_INTERESTS, Verdict
 from rrnode.chain.follower import Follower
 from rrnode.chain.header_sync import NEWS_EVERY
 from rrnode.chain.kernel import KernelChain
 from rrnode.chain.remote import RemoteChain, RemotePolicy
+from rrnode.chain.remote_blocks import RemoteBlocks
 from rrnode.errors import ChainUnavailable
 from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.services.chainfacts import ChainFactsServer
@@ -256,6 +260,107 @@ async def test_a_helper_that_was_away_is_heard_when_it_is_back(three, kit, autoj
     assert [each.last_lie for each in three.remote.helpers()] == [words, words, ""]
 
 
+async def spent_while_an_honest_one_is_away(scene, kit, coin):
+    """Two withhold this spend in blocks; gives the fact that the third will make known."""
+    scene.servers[0].lie = scene.servers[1].lie = withholding(Matches)
+    scene.part(2)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await scene.chain.publish((spend.raw,))
+    await scene.chain.mine(1, kit.LOCKED)
+    return OutputSpent(outpoint=point(coin), transaction=spend.raw, height=scene.chain.index.tip.height)
+
+
+async def test_what_is_told_late_is_read_though_the_follower_began_above_it(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.settled()
+    from_height = three.chain.index.tip.height
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    await three.chain.mine(3, kit.LOCKED)
+    await three.until(lambda: three.remote._headers.tip.hash == three.chain.index.tip.hash)
+    three.follower = Follower(three.remote, mempool=False)
+    await three.follower.start()  # as after a restart
+    order = WatchOutpoint(outpoint=point(coin), script=coin.outputs[0].script, from_height=from_height)
+    three.follower.watch_outpoint(order)
+    assert await three.told() == []
+    await three.heal(2)
+    assert spent in await three.told()
+    assert await three.told() == []
+
+
+async def test_what_is_told_late_is_not_lost_when_the_one_that_tells_is_lost(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    await three.told()
+    await three.chain.mine(1, kit.LOCKED)
+    await three.told()
+    tip = three.chain.index.tip.hash
+
+    async def lie(request, answer):
+        if isinstance(request, GetMatches) and request.block_hash == tip:
+            three.part(2)
+            await trio.sleep_forever()
+        return answer
+
+    three.servers[2].lie = lie  # it tells of the first block, and then the line breaks
+    await three.heal(2)
+    await three.until(lambda: not three.status(2).connected)
+    assert spent in await three.told()
+
+
+async def test_what_a_reading_for_another_watch_shows_late_is_told(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    other = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    from_height = three.chain.index.tip.height
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    await three.chain.mine(1, kit.LOCKED)
+    await three.told()
+    held = RemoteBlocks.ask_late
+    three.remote._blocks.ask_late = _nothing_late  # the reading for the other watch comes first
+    await three.heal(2)
+    await three.settled()
+    three.follower.watch_tx(WatchTx(txid=other.txid[::-1], script=kit.OPEN, from_height=from_height))
+    facts = await three.told()
+    three.remote._blocks.ask_late = partial(held, three.remote._blocks)
+    assert spent in facts + await three.told()
+
+
+async def _nothing_late(_helper):
+    return None
+
+
+async def test_an_output_that_liars_call_unspent_is_asked_about_when_an_honest_helper_is_back(
+    three, kit, autojump_clock
+):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    from_height = three.chain.index.tip.height
+    before = [await server._proofs.output(coin.txid, 0) for server in three.servers[:2]]
+
+    def lie(made):
+        async def unspent(request, answer):
+            if isinstance(request, GetOutput):
+                return Output(request.request, made[0], made[1], (made[2],))
+            return await withholding(Matches)(request, answer)
+
+        return unspent
+
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    three.servers[0].lie, three.servers[1].lie = map(lie, before)
+    await three.chain.mine(3, kit.LOCKED)
+    await three.told()
+    order = WatchOutpoint(outpoint=point(coin), script=coin.outputs[0].script, from_height=from_height)
+    three.follower.watch_outpoint(order)
+    assert await three.told() == []
+    await three.heal(2)
+    assert spent in await three.told()
+
+
 def inventing(tx, branch=(NOBODY,), place=1):
     """This transaction is shown as part of every block that is asked for."""
 
@@ -281,6 +386,39 @@ async def test_an_invented_spend_or_confirmation_is_not_told(three, kit, autojum
     status = three.status(1)
     assert status.last_lie == f"it showed transaction {shown(invented)} as part of block {height}, which it is not"
     assert [each.lies > 0 for each in three.remote.helpers()] == [False, True, False]
+
+
+@pytest.mark.parametrize("spent_before", [False, True])
+async def test_a_spend_in_a_block_is_told_with_the_witness_that_signs_for_it(three, kit, spent_before, autojump_clock):
+    """A transaction's id does not bind its witness, and in the witness are preimages."""
+    coin = await three.confirmed_coin()
+    await three.follow()
+    spend = kit.pay([kit.coin(coin)], 1000)
+    forged = spend.raw.replace(kit.OPEN_SCRIPT + bytes(4), b"\x00" + bytes(4))
+
+    async def lie(request, answer):
+        if isinstance(answer, Matches) and answer.transactions:
+            await trio.sleep(1)  # whoever answers last must not win
+            bare = (msgspec.structs.replace(each, transaction=forged) for each in answer.transactions)
+            return Matches(answer.request, answer.block_hash, tuple(bare))
+        return answer
+
+    if not spent_before:
+        three.watch_spend(coin)
+    await three.told()
+    from_height = three.chain.index.tip.height
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    height = three.chain.index.tip.height
+    if spent_before:
+        await three.told()
+        order = WatchOutpoint(outpoint=point(coin), script=coin.outputs[0].script, from_height=from_height)
+        three.follower.watch_outpoint(order)
+    three.servers[2].lie = lie
+    spent = [fact for fact in await three.told() if isinstance(fact, OutputSpent)]
+    assert spent[-1] == OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height)
+    words = f"it showed a spend in block {height} that is not signed for: {shown(spend)}, input 0"
+    assert [each.last_lie.startswith(words) for each in three.remote.helpers()] == [False, False, True]
 
 
 async def test_real_transactions_that_were_not_asked_for_are_refused(three, kit, autojump_clock):
@@ -349,6 +487,32 @@ async def test_a_lighter_fork_is_not_followed_and_its_server_does_not_count(scen
     assert scene.remote.doubt.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
 
 
+async def test_a_fork_in_vain_is_not_read_over_and_over(scene, kit, tmp_path, monkeypatch, autojump_clock):
+    monkeypatch.setattr(header_sync, "VAIN_HEADER", 10.0)
+    other = KernelChain(tmp_path / "other")
+    await scene.nursery.start(scene._run, other.running())
+    await other.mine(3, kit.OPEN)
+    await scene.chain.mine(6, kit.LOCKED)
+    await scene.begin([scene.chain, other, scene.chain])
+    await scene.until(lambda: scene.status(1).trouble.startswith("is on"))
+    began, asked = trio.current_time(), []
+
+    async def note(request, answer):
+        asked.append(trio.current_time() - began)
+        return answer
+
+    scene.servers[1].lie = note
+    scene.network.cut(scene.client.peer_id, scene.hosts[1].peer_id)  # nor when it comes anew
+    await scene.until(lambda: not scene.status(1).connected)
+    await scene.until(lambda: scene.status(1).connected)
+    (client,) = scene.servers[1]._clients.values()
+    while trio.current_time() < began + 100:
+        client.tell_news()
+        await trio.sleep(0.5)
+    assert asked[0] >= 30
+    assert len(asked) < 10
+
+
 async def test_headers_without_work_are_a_lie_and_move_nothing(three, kit, autojump_clock):
     await three.chain.mine(1, kit.LOCKED)
     await three.settled()
@@ -410,6 +574,21 @@ async def test_one_fee_estimate_at_either_end_changes_nothing(three, estimate, a
     for server in three.servers:
         server.lie = _estimating(estimate)
     assert await three.remote.feerate(6) == (1000 if estimate < 1000 else RemotePolicy().feerate_cap)
+
+
+async def test_the_fee_estimates_of_caught_liars_are_not_taken_while_another_answers(three, kit, autojump_clock):
+    three.servers[0].lie = three.servers[2].lie = inventing(kit.pay([(bytes(36), 5000, kit.OPEN)], 1000))
+    await three.follow()
+    await three.chain.mine(1, kit.LOCKED)
+    await three.told()
+    assert [each.lies > 0 for each in three.remote.helpers()] == [True, False, True]
+    for server, rate in zip(three.servers, (10**6, 5000, 10**6), strict=True):
+        server.lie = _estimating(rate)
+    await three.until(lambda: not any(each.trouble for each in three.remote.helpers()))
+    assert await three.remote.feerate(6) == 5000
+    three.part(1)
+    await three.until(lambda: not three.status(1).connected)
+    assert await three.remote.feerate(6) == RemotePolicy().feerate_cap
 
 
 def _estimating(rate):
@@ -543,6 +722,38 @@ async def test_what_liars_only_say_they_published_is_published_when_an_honest_he
     scene.part(2)
     assert (await scene.remote.publish((tx.raw,))).verdict is Verdict.ACCEPTED
     assert (len(published), await scene.chain.mempool()) == (2, ())
+    await scene.heal(2)
+    await scene.settled()
+    await scene.chain.mine(1, kit.LOCKED)
+    await scene.until(lambda: tuple(scene.chain.mempool_now.entries) == (tx.txid,))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_liars_keep_saying_their_mempool_has_is_published_when_an_honest_helper_is_back(
+    scene, kit, restarted, monkeypatch, autojump_clock
+):
+    """Who wants it in a block asks before each publication whether a mempool has it already."""
+    monkeypatch.setattr(remote_publish, "AGAIN_FOR", 2)
+    coin = await scene.confirmed_coin()
+    await scene.begin([scene.chain] * 3)
+    await scene.settled()
+    tx = kit.pay([kit.coin(coin)], 1000)
+
+    async def swallowing(client, request):
+        if isinstance(request, Publish):
+            return Published(request.request, 0, "")
+        if isinstance(request, GetMempool):
+            return Mempool(request.request, (tx.raw,))
+        return await ChainFactsServer._facts(scene.servers[0], client, request)
+
+    scene.servers[0]._facts = scene.servers[1]._facts = swallowing
+    scene.part(2)
+    if not restarted:
+        await scene.remote.publish((tx.raw,))
+    for _ in range(5):
+        await scene.chain.mine(1, kit.LOCKED)
+        await scene.until(lambda: scene.remote._headers.tip.hash == scene.chain.index.tip.hash)
+        assert await scene.remote.mempool_transaction(tx.txid) == tx.raw
     await scene.heal(2)
     await scene.settled()
     await scene.chain.mine(1, kit.LOCKED)

@@ -253,6 +253,7 @@ async def test_what_nobody_watches_is_no_news(scene, kit, autojump_clock):
 async def test_a_client_may_watch_so_much_and_no_more(scene, monkeypatch, autojump_clock):
     monkeypatch.setattr(chainfacts, "MOST_WATCHED", 5)
     monkeypatch.setattr(chainfacts, "MOST_WATCHED_IN_ALL", 7)
+    monkeypatch.setattr(chainfacts, "OWN_ROOM", 1)
     one, two = await scene.client(1), await scene.client(2)
     ids = [bytes([n]) * 32 for n in range(9)]
     assert await one.ask(Watch(1, (), tuple(ids[:4]), (b"\x51",))) == Watching(1, 0)
@@ -264,6 +265,17 @@ async def test_a_client_may_watch_so_much_and_no_more(scene, monkeypatch, autoju
     await one.stream.aclose()
     await until(lambda: len(scene.server) == 1)
     assert await two.ask(Watch(3, (), (ids[5],), ())) == Watching(3, 2)
+
+
+async def test_greedy_clients_leave_each_other_some_room(scene, monkeypatch, autojump_clock):
+    monkeypatch.setattr(chainfacts, "MOST_WATCHED", 5)
+    monkeypatch.setattr(chainfacts, "MOST_WATCHED_IN_ALL", 5)
+    monkeypatch.setattr(chainfacts, "OWN_ROOM", 2)
+    greedy, modest = await scene.client(1), await scene.client(2)
+    ids = tuple(bytes([n]) * 32 for n in range(5))
+    assert await greedy.ask(Watch(1, (), ids, ())) == Watching(1, 0)
+    assert await modest.ask(Watch(1, (), ids[:2], ())) == Watching(1, 0)
+    assert isinstance(await modest.ask(Watch(2, (), ids[2:3], ())), Refused)
 
 
 async def test_who_publishes_too_much_is_refused_and_may_later(scene, autojump_clock):
