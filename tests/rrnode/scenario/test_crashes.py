@@ -22,6 +22,7 @@ Line = dict[str, Actor]
 CAPACITY = 1_000_000  # satoshi of each channel
 MOST_COMMITS = 80  # of one phase; more would mean that it never ends
 PATIENCE = 100.0  # seconds of leaping time: whoever lost a neighbour often waits a minute before it dials again
+STEPS = [13, pytest.param(1, marks=pytest.mark.slow)]  # from one death to the next: make test takes some of the commits
 OPENINGS_EVERY = 11.0  # seconds of leaping time: a node takes no more from one peer
 MOST_FEES = 60_000  # satoshi for the transactions of one channel's life
 
@@ -292,18 +293,19 @@ class Channels:
         self.opened += 1
 
 
+@pytest.mark.parametrize("step", STEPS, ids=["some", "all"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("victim", ["A", "B"], ids=["funder", "fundee"])
 async def test_power_lost_at_any_commit_of_an_opening(
-    leaping_clock: MockClock, net: World, line: Line, victim: str, after: bool
+    leaping_clock: MockClock, net: World, line: Line, victim: str, after: bool, step: int
 ) -> None:
     channels = Channels(net, line, victim)
-    await at_every_commit(line[victim], channels.open, channels.check_opened, after=after)
+    await at_every_commit(line[victim], channels.open, channels.check_opened, after=after, step=step)
     assert channels.opened >= 1
     assert channels.forgotten >= 1, "a power cut before anything was signed leaves nothing"
 
 
-@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+@pytest.mark.parametrize("step", STEPS, ids=["some", "all"])
 @pytest.mark.parametrize("force", [False, True], ids=["together", "by force"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("victim", ["A", "B"], ids=["closer", "other"])
