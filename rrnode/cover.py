@@ -11,9 +11,9 @@ from rrnode.control import models as m
 from rrnode.control.text import peer_text
 from rrnode.host.dialer import Dialer
 from rrnode.host.peer_text import split_address
+from rrnode.relations import relation
 from rrnode.remedies import plan_of, stake_of
 from rrnode.services.covering import CoverClient, Watcher
-from rrnode.services.relations import relation
 from rrnode.storage import Store
 
 BOUNTIES = BountyConfig()

@@ -13,7 +13,7 @@ from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
 from rrnode.host.peer_text import split_address
-from rrnode.services.relations import relation
+from rrnode.relations import relation
 
 MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
 Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try

@@ -3,7 +3,7 @@
 import pytest
 
 from protocols.ids import PeerId
-from rrnode.services.relations import network_of, relation
+from rrnode.relations import network_of, relation
 
 ONE, TWO = PeerId(b"\x02" + b"1" * 32), PeerId(b"\x02" + b"2" * 32)
 
