@@ -218,20 +218,20 @@ class _Talk:
             await self._watcher.wake.wait()
 
     async def _bring_up_to_date(self) -> None:
-        """Withdrawals first: they make room."""
+        """Withdrawals first: they make room. Then what is held already: a refusal of what is new must not let it run out."""
         tip, channels = self._client._height(), self._client._channels()
         for channel in channels:
             if channel.phase is Phase.CLOSED and channel.channel_id not in self._watcher.withdrawn:
                 await self._withdraw(channel)
                 self._watcher.withdrawn.add(channel.channel_id)
+        if tip != self._looked_at:
+            await self._renew(tip)
+            await trio.to_thread.run_sync(self._store.drop_receipts, tip)
         for channel in channels:
             start, _ = self._watcher.done.get(channel.channel_id, (0, Sat(0)))
             news = start < channel.their_secrets.count or tip != self._looked_at  # the stake may have grown
             if news and channel.phase is not Phase.CLOSED and channel.their_secrets.count:
                 await self._hand_over(channel)
-        if tip != self._looked_at:
-            await self._renew(tip)
-            await trio.to_thread.run_sync(self._store.drop_receipts, tip)
         self._looked_at = tip
 
     def _broken(self, what: str) -> PeerProtocolError:

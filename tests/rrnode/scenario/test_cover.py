@@ -218,6 +218,29 @@ async def test_quota_is_told_and_what_fits_is_held(
     assert (await a.owner.cover()).channels[0].note == "no watcher holds the newest revoked state"
 
 
+async def test_what_a_watcher_holds_is_renewed_although_it_refuses_what_is_new(
+    leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
+) -> None:
+    a, b = pair
+    w = await net.add("W", routes=False, watches=True, coins=0, watch=WatchSettings(client_bytes=500))
+    await a.stop()
+    watched_by(a, w, ask_blocks=BlockDelta(20))
+    await a.start()
+    await a.until("the channel", lambda: a.usable(b))
+    (watcher,) = a.node.covering.watchers.values()
+    await pay_some(net, a, b)
+    await eventually("the refusal", lambda: watcher.problem == "it refuses: this client's bytes are used up")
+
+    def kept_for_ten_more() -> bool:
+        until = a.node.covering.extent(watcher, a.channel_with(b).channel_id).until
+        return until is not None and until >= a.node.following.height + 10
+
+    for _ in range(4):
+        await net.mine(7)
+        await eventually("renewal", kept_for_ten_more)
+    assert "bytes are used up" in watcher.problem
+
+
 async def test_closed_channels_are_withdrawn(leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]) -> None:
     a, b = pair
     w = await net.add("W", routes=False, watches=True, coins=0)
