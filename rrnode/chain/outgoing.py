@@ -119,7 +119,7 @@ class Outgoing:
             return {}
         held = set()
         for purpose in purposes:
-            held |= {outpoint(coin.txid, coin.index) for coin in await self._wallet.reserve_coins(purpose, Sat(0))}
+            held |= {outpoint(coin.txid, coin.index) for coin in await self.held(purpose)}
         found = {}
         for txid, raw in (await self.backend.mempool_transactions(list(spenders))).items():
             tx = parse_transaction(raw)
