@@ -12,7 +12,7 @@ from protocols.ids import PeerId
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
-from rrnode.host.peer_text import split_address
+from rrnode.host.peer_text import from_text, split_address
 from rrnode.relations import relation
 
 MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
@@ -27,6 +27,7 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _locks(settings)
     yield from _channels(settings)
     yield from _watchers(settings)
+    yield from _followers(settings)
     seen = set()
     priced = set()
     for text in settings.fees.neighbours:
@@ -173,6 +174,16 @@ def _watchers(settings: Settings) -> Iterator[Problem]:
                 hint = "choose watchers that different people run, or set watch.allow_related = true"
                 yield "watch", "watchers", f"of which {address[:120]!r} {why} as another one", hint
         known.append((where, peer))
+
+
+def _followers(settings: Settings) -> Iterator[Problem]:
+    for text in settings.roles.followers:
+        try:
+            from_text(text)
+        except DecodeError as error:
+            yield "roles", "followers", f"and one of them is no peer id: {error}", "write it like 16Uiu2HA..."
+    if settings.roles.followers and not settings.roles.route:
+        yield "roles", "followers", "but a node that does not route has no feed", "set roles.route = true"
 
 
 def _locks(settings: Settings) -> Iterator[Problem]:
