@@ -36,6 +36,7 @@ class Status(Model):
     Attributes:
         halted: why the node takes on nothing new ("" while all is well); locked payments are still guarded.
         alarms: what a person must know, newest last.
+        warnings: what is not as it should be with those who guard this node, now.
         channel_ours_msat: our settled balance in channels that live; in-flight HTLCs of ours are not in it.
     """
 
@@ -65,6 +66,7 @@ class Status(Model):
     earned_msat: int = 0
     halted: str = ""
     alarms: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class PeerInfo(Model):
@@ -91,6 +93,7 @@ class HelperInfo(Model):
         disagreements: answers that differ from others' where nobody can be proven wrong; `last_disagreement` in words.
         lies: answers that are proven wrong; `last_lie` in words. Its silence then counts for nothing any more.
         problem: why it cannot be asked now; "" when it can.
+        related: why its silence counts for nothing: it seems to belong to a channel neighbour.
     """
 
     peer_id: str
@@ -105,6 +108,7 @@ class HelperInfo(Model):
     lies: int = 0
     last_lie: str = ""
     problem: str = ""
+    related: str = ""
 
 
 # --- channels ---------------------------------------------------------------------------------------------------------
@@ -120,6 +124,7 @@ class ChannelInfo(Model):
         can_send_msat, can_receive_msat: the largest single HTLC that could move now.
         closing_txid: the transaction that closes it, once known.
         note: what is waited for, or why it failed; a sentence or "".
+        warning: what its owner should do about who guards it; a sentence or "".
     """
 
     channel_id: str
@@ -143,6 +148,7 @@ class ChannelInfo(Model):
     states_revoked: int = 0
     closing_txid: str = ""
     note: str = ""
+    warning: str = ""
 
 
 # --- watchers ---------------------------------------------------------------------------------------------------------
@@ -158,13 +164,17 @@ class WatcherInfo(Model):
 
 
 class HeldStates(Model):
-    """What one watcher holds of one channel: how many revoked states, the newest of them, until when the first is kept."""
+    """What one watcher holds of one channel: how many revoked states, the newest of them, until when the first is kept.
+
+    `related` says why it counts for nothing on this channel: it seems to belong to the neighbour.
+    """
 
     peer_id: str
     states: int
     newest: int | None = None
     has_newest: bool = False
     until_height: int | None = None
+    related: str = ""
 
 
 class ChannelCover(Model):
