@@ -18,7 +18,7 @@ from rrnode.control.text import peer_text
 from rrnode.host.base import Host
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import split_address
-from rrnode.relations import Known, groups, known, network_of, relation
+from rrnode.relations import Known, known, network_of, relation
 
 MOST_NETWORKS = 16  # remembered of one peer: whoever has had more since we started cannot be told by them any more
 
@@ -122,10 +122,6 @@ class Guards:
     def of(self, peer: PeerId) -> Known:
         """All that is known of a peer."""
         return reduce(or_, (evidence(peer) for evidence in self._evidence))
-
-    def groups(self, peers: Iterable[PeerId]) -> tuple[frozenset[PeerId], ...]:
-        """Those of these peers that seem to belong together, overrides or not."""
-        return groups(self.of(peer) for peer in dict.fromkeys(peers))
 
     # --- news ---------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from protocols.payment.events import PayPhase
 from protocols.routing.events import Liquidity
 from protocols.units import AssetId, BlockHeight, FeeRate, Msat, Sat, to_msat
+from rrnode import audit
 from rrnode.chain.base import Miner, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
@@ -314,6 +315,13 @@ class Owner:
         """Which watcher holds what."""
         node = self._node
         return await trio.to_thread.run_sync(report, node.covering, node.store, node.guards, node.money.channels())
+
+    async def audit(self) -> m.Audit:
+        """Whose collusion could rob us."""
+        node = self._node
+        return await audit.report(
+            node.money.channels(), node.guards, node.covering, node.backend, node.following.height
+        )
 
     async def bounties(self) -> tuple[m.BountyInfo, ...]:
         """The newest cases."""

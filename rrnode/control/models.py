@@ -200,6 +200,57 @@ class Cover(Model):
     channels: tuple[ChannelCover, ...]
 
 
+# --- audit ------------------------------------------------------------------------------------------------------------
+
+
+class AuditPeer(Model):
+    """A peer and what it is to this channel; one node may be helper and watcher."""
+
+    peer_id: str
+    roles: tuple[Literal["neighbour", "helper", "watcher"], ...]
+
+
+class AuditParty(Model):
+    """Peers who seem to belong together, and a sentence for each two of them about why; most often there is one peer."""
+
+    peers: tuple[AuditPeer, ...]
+    why: tuple[str, ...] = ()
+
+
+class AuditSet(Model):
+    """Parties who could together rob this node, none of whom could be missing.
+
+    Attributes:
+        when: "away": only while this node is down, for `to_self_delay_blocks`, or until payments in flight expire;
+            "up": although it runs, by hiding the chain from it.
+        means: publishing an "old state" of the channel, or letting "payments in flight" run out.
+        at_stake_msat: the most that they could take.
+        parties: the neighbour's first.
+    """
+
+    when: Literal["away", "up"]
+    means: Literal["old state", "payments in flight"]
+    at_stake_msat: int
+    parties: tuple[AuditParty, ...]
+
+
+class ChannelAudit(Model):
+    """The smallest such sets for one channel, as things are now; fewest parties first. `warning` as in `ChannelInfo`."""
+
+    channel_id: str
+    peer_id: str
+    to_self_delay_blocks: int
+    sets: tuple[AuditSet, ...]
+    warning: str = ""
+
+
+class Audit(Model):
+    """`own_chain`: this node reads the chain by itself, so that nobody can hide it while it runs."""
+
+    own_chain: bool
+    channels: tuple[ChannelAudit, ...]
+
+
 # --- bounties ---------------------------------------------------------------------------------------------------------
 
 

@@ -185,12 +185,6 @@ def test_override_lets_everything_pass_but_the_owner_is_still_warned_of_being_aw
     assert [each.partition(":")[0] for each in guards.warnings()] == [f"the channel with {peer_text(WATCHER)}"]
 
 
-def test_groups_are_told_whatever_was_overridden(scene: Scene) -> None:
-    scene.links.at[NEIGHBOUR] = NEAR_HELPER
-    found = scene.guards(over=True).groups([NEIGHBOUR, HELPER, WATCHER, HELPER])
-    assert set(found) == {frozenset({NEIGHBOUR, HELPER}), frozenset({WATCHER})}
-
-
 def test_only_clients_and_those_who_may_be_away_are_warned_of_having_no_watcher(scene: Scene) -> None:
     scene.neighbours = {NEIGHBOUR}
     bare = "no watcher looks after it while this node is away: see rrnode audit, name some in watch.watchers"

@@ -62,6 +62,27 @@ async def test_cover_tells_who_holds_what_and_why_not(run: Any, node: Any, fake:
     assert found.channels[0].held[0].until_height == 900
 
 
+async def test_audit_tells_in_words_who_could_take_how_much(run: Any, node: Any, fake: ModuleType) -> None:
+    bob, carol, us = (peer_text(each) for each in (fake.BOB, fake.CAROL, fake.US))
+    assert (await run("audit")).out.splitlines() == [
+        f"channel abababab…abababab with {bob}",
+        "  While this node is away for 144 blocks or more, the neighbour alone could take up to 1,500 sat by publishing an old"
+        " state of the channel:",
+        f"    neighbour {bob}",
+        "  While this node is up, these 2 together could take up to 7.001 sat of the payments in flight by hiding the chain"
+        " from it until they expire:",
+        f"    neighbour {bob}",
+        f"    helper and watcher {carol}; helper {us}",
+        "      as one: this one has the same operator (a.[31m) as that one",
+        "  WARNING  no watcher looks after it",
+        "",
+        f"channel cdcdcdcd…cdcdcdcd with {carol}",
+        "  Nobody could take anything now: there is no old state of it, and no payment is in flight.",
+        "",
+    ]
+    assert m.Audit.model_validate((await run("audit", "--json")).json) == await node.audit()
+
+
 async def test_bounties_tell_rewards_and_lost_outputs(run: Any, node: Any, fake: ModuleType) -> None:
     listed = (await run("bounty", "list")).out.splitlines()[1].split()
     assert listed[0] == "12" * 32
@@ -293,6 +314,7 @@ async def test_stop_ends_the_node_and_waits_for_it(run: Any, node: Any, data_dir
         ("stop",),
         ("peers",),
         ("helpers",),
+        ("audit",),
         ("connect", "/ip4/127.0.0.1/tcp/1"),
         ("disconnect", "x"),
         ("channel", "list"),

@@ -165,6 +165,32 @@ class FakeNode:
             ),
         )
 
+    async def audit(self) -> m.Audit:
+        bob, carol = (peer_text(each) for each in (BOB, CAROL))
+        neighbour = m.AuditParty(peers=(m.AuditPeer(peer_id=bob, roles=("neighbour",)),))
+        both = m.AuditParty(
+            peers=(
+                m.AuditPeer(peer_id=carol, roles=("helper", "watcher")),
+                m.AuditPeer(peer_id=peer_text(US), roles=("helper",)),
+            ),
+            why=("this one has the same operator (a\x1b[31m) as that one",),
+        )
+        alone = m.AuditSet(when="away", means="old state", at_stake_msat=1_500_000, parties=(neighbour,))
+        hidden = m.AuditSet(when="up", means="payments in flight", at_stake_msat=7_001, parties=(neighbour, both))
+        return m.Audit(
+            own_chain=False,
+            channels=(
+                m.ChannelAudit(
+                    channel_id="ab" * 32,
+                    peer_id=bob,
+                    to_self_delay_blocks=144,
+                    sets=(alone, hidden),
+                    warning="no watcher looks after it",
+                ),
+                m.ChannelAudit(channel_id="cd" * 32, peer_id=carol, to_self_delay_blocks=144, sets=()),
+            ),
+        )
+
     async def bounties(self) -> tuple[m.BountyInfo, ...]:
         taken = m.BountyOutput(index=0, value_sat=500_000, bounty_sat=9_000, spender="ef" * 32, height=700, ours=True)
         lost = m.BountyOutput(index=2, value_sat=40_000, bounty_sat=3_000, spender="cd" * 32, height=700)
