@@ -18,7 +18,7 @@ from rrnode.control.text import peer_text
 from rrnode.host.base import Host
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import split_address
-from rrnode.relations import Known, known, network_of, relation
+from rrnode.relations import Known, known, relation
 
 MOST_NETWORKS = 16  # remembered of one peer: whoever has had more since we started cannot be told by them any more
 
@@ -67,7 +67,7 @@ class Seen:
 
     def note(self, peer: PeerId) -> None:
         """Remember where this peer is connected from now. For those who matter only, so that the table is bounded."""
-        if network := self._now(peer):
+        for network in self.now(peer).networks:
             seen = self._networks.setdefault(peer, OrderedDict())
             seen[network] = None
             seen.move_to_end(network)
@@ -79,13 +79,13 @@ class Seen:
         self._networks.pop(peer, None)
 
     def of(self, peer: PeerId) -> Known:
-        """As evidence. What was not noted counts while it is connected."""
-        networks = {*self._networks.get(peer, ()), self._now(peer)} - {""}
-        return Known(peer=peer, networks=frozenset(networks))
+        """What was noted of this peer, as evidence."""
+        return Known(peer=peer, networks=frozenset(self._networks.get(peer, ())))
 
-    def _now(self, peer: PeerId) -> str:
+    def now(self, peer: PeerId) -> Known:
+        """Where it is connected from now."""
         link = self._host.connected().get(peer)
-        return network_of(link.address) if link is not None else ""
+        return known(peer, addresses=(link.address,) if link is not None else ())
 
 
 class Guards:
@@ -174,7 +174,7 @@ class Guards:
 
     def refuses_neighbour(self, peer: PeerId) -> str:
         """Why there must be no new channel with this peer, a sentence; "" when there may."""
-        theirs = self.of(peer)
+        theirs = self.of(peer) | self._seen.now(peer)
         for kind, section, over, guards in (
             ("chain helper", "chain", self._over_helpers, self.helpers),
             ("watcher", "watch", self._over_watchers, tuple(watcher for watcher, _ in self.watchers)),
@@ -195,7 +195,7 @@ class Guards:
         if not self._warns or any(watcher not in self._related.get(neighbour, {}) for watcher, _ in self.watchers):
             return ""
         which = "no watcher but such as seem to belong to the neighbour" if self.watchers else "no watcher"
-        return f"{which} looks after it while this node is away: see rrnode audit, name some in watch.watchers"
+        return f"{which} looks after it while this node is away; name some in watch.watchers"
 
     def warnings(self) -> tuple[str, ...]:
         """What is wrong now, in sentences."""

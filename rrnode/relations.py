@@ -7,6 +7,7 @@ is why several watchers are better than one.
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from protocols.ids import PeerId
 
@@ -66,6 +67,7 @@ def groups(everybody: Iterable[Known]) -> tuple[frozenset[PeerId], ...]:
     return tuple(frozenset(member.peer for member in group) for group in found)
 
 
+@lru_cache(maxsize=8192)  # taking one apart costs 20 times as much as looking it up
 def network_of(address: str) -> str:
     """The /16 of an IPv4 address or the /32 of an IPv6 one that a multiaddr begins with; a host name as it is; "" else."""
     kind, _, rest = address.removeprefix("/").partition("/")

@@ -1,9 +1,9 @@
 """Who would have to act together to rob us of a channel: the smallest sets of parties, and how much each could take.
 
-The neighbour is in each of them: only it holds our signatures. Beyond that one honest guard is enough (DESIGN 7, 8). Publishing
-an old state fails if one watcher that holds the remedy is honest, or if we are there and see it: by our own chain, or because
-one honest helper tells. Against letting the payments in flight run out unclaimed no watcher helps, only that we are there and
-see it. Those who belong together are one party (DESIGN 2).
+The neighbour is in each of them: only it holds our signatures. Beyond that one honest guard is enough (DESIGN 7, 8).
+Publishing an old state fails if one watcher that holds the remedy is honest, or if we are there and see it: by our own
+chain, or because one honest helper tells. Against letting the payments in flight run out unclaimed no watcher helps, only
+that we are there and see it. Those who belong together are one party (DESIGN 2).
 """
 
 from collections.abc import Iterable, Iterator

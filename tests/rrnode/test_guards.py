@@ -85,8 +85,8 @@ def test_guard_that_is_the_neighbour_counts_for_nothing_and_a_watcher_is_not_use
     assert guards.refuses(WATCHER) == why
     assert guards.unwatched(HELPER) == ""  # the watcher has nothing to do with that one
     bare = (
-        "no watcher but such as seem to belong to the neighbour looks after it while this node is away: see rrnode audit,"
-        " name some in watch.watchers"
+        "no watcher but such as seem to belong to the neighbour looks after it while this node is away; name some in"
+        " watch.watchers"
     )
     assert guards.unwatched(WATCHER) == bare
     assert guards.warnings() == (
@@ -187,7 +187,7 @@ def test_override_lets_everything_pass_but_the_owner_is_still_warned_of_being_aw
 
 def test_only_clients_and_those_who_may_be_away_are_warned_of_having_no_watcher(scene: Scene) -> None:
     scene.neighbours = {NEIGHBOUR}
-    bare = "no watcher looks after it while this node is away: see rrnode audit, name some in watch.watchers"
+    bare = "no watcher looks after it while this node is away; name some in watch.watchers"
     assert scene.guards(watchers=()).unwatched(NEIGHBOUR) == bare
 
     def server(**more: Any) -> str:
