@@ -18,7 +18,7 @@ from rrnode.control.text import peer_text
 from rrnode.host.base import Host
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import split_address
-from rrnode.relations import Known, known, relation
+from rrnode.relations import Known, known, relation, tells_who
 
 MOST_NETWORKS = 16  # remembered of one peer: whoever has had more since we started cannot be told by them any more
 
@@ -85,7 +85,7 @@ class Seen:
     def now(self, peer: PeerId) -> Known:
         """Where it is connected from now."""
         link = self._host.connected().get(peer)
-        return known(peer, addresses=(link.address,) if link is not None else ())
+        return known(peer, addresses=(link.address,) if link is not None and tells_who(link.address) else ())
 
 
 class Guards:
@@ -135,7 +135,7 @@ class Guards:
         return True
 
     def lost(self, neighbour: PeerId) -> None:
-        """There is no channel with this peer any more."""
+        """All channels with this peer are over."""
         for table in (self._related, self._refused):
             table.pop(neighbour, None)
         if neighbour not in self._all:
@@ -192,9 +192,10 @@ class Guards:
     def unwatched(self, neighbour: PeerId) -> str:
         """Why channels with this neighbour are in danger whenever this node is away, a sentence; "" when they are not, or
         its owner means to stay."""
-        if not self._warns or any(watcher not in self._related.get(neighbour, {}) for watcher, _ in self.watchers):
+        related = self._related.get(neighbour, {})
+        if not self._warns or any(each not in related and not self.refuses(each) for each, _ in self.watchers):
             return ""
-        which = "no watcher but such as seem to belong to the neighbour" if self.watchers else "no watcher"
+        which = "no unrelated watcher" if self.watchers else "no watcher"
         return f"{which} looks after it while this node is away; name some in watch.watchers"
 
     def warnings(self) -> tuple[str, ...]:

@@ -70,16 +70,32 @@ def groups(everybody: Iterable[Known]) -> tuple[frozenset[PeerId], ...]:
 @lru_cache(maxsize=8192)  # taking one apart costs 20 times as much as looking it up
 def network_of(address: str) -> str:
     """The /16 of an IPv4 address or the /32 of an IPv6 one that a multiaddr begins with; a host name as it is; "" else."""
-    kind, _, rest = address.removeprefix("/").partition("/")
-    value = rest.split("/")[0]
+    kind, value = _first(address)
     if kind in ("dns", "dns4", "dns6", "dnsaddr"):
         return value.lower().rstrip(".")
+    number = _number(address)
+    return "" if number is None else str(ipaddress.ip_network((number, _SAME[number.version]), strict=False))
+
+
+def tells_who(address: str) -> bool:
+    """Whether the address that somebody came from says anything of them: what comes from this machine itself (a relay, an
+    onion service) cannot be told apart."""
+    number = _number(address)
+    return number is not None and not number.is_loopback
+
+
+def _first(address: str) -> tuple[str, str]:
+    kind, _, rest = address.removeprefix("/").partition("/")
+    return kind, rest.split("/")[0]
+
+
+def _number(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    kind, value = _first(address)
     if kind not in ("ip4", "ip6"):
-        return ""
+        return None
     try:
         number = ipaddress.ip_address(value.split("%")[0])
     except ValueError:
-        return ""
+        return None
     # Written as IPv6, an IPv4 address would share its /32 with all others, and none with itself.
-    number = getattr(number, "ipv4_mapped", None) or number
-    return str(ipaddress.ip_network((number, _SAME[number.version]), strict=False))
+    return getattr(number, "ipv4_mapped", None) or number

@@ -83,16 +83,12 @@ def test_guard_that_is_the_neighbour_counts_for_nothing_and_a_watcher_is_not_use
     }
     why = f"it is the same node as the channel neighbour {watcher}; watch.allow_related overrides this"
     assert guards.refuses(WATCHER) == why
-    assert guards.unwatched(HELPER) == ""  # the watcher has nothing to do with that one
-    bare = (
-        "no watcher but such as seem to belong to the neighbour looks after it while this node is away; name some in"
-        " watch.watchers"
-    )
-    assert guards.unwatched(WATCHER) == bare
+    bare = "no unrelated watcher looks after it while this node is away; name some in watch.watchers"
+    assert {guards.unwatched(each) for each in (WATCHER, HELPER)} == {bare}  # it is used for neither
     assert guards.warnings() == (
         f"helper {helper} counts for nothing: {guards.related_helpers()[HELPER]}",
         f"watcher {watcher} is not used: {why}",
-        f"the channel with {watcher}: {bare}",
+        *(f"the channel with {peer_text(each)}: {bare}" for each in sorted((HELPER, WATCHER))),
     )
 
 
@@ -127,7 +123,9 @@ def test_neighbour_cannot_disarm_a_watcher_by_coming_near_it_but_the_watcher_cou
     assert guards.refuses(WATCHER) == ""
     assert guards.related_watcher(WATCHER, NEIGHBOUR) == "is in the same network (10.2.0.0/16)"
     assert guards.related_watcher(WATCHER, OTHER) == ""
-    assert guards.unwatched(NEIGHBOUR).startswith("no watcher but such as seem to belong to the neighbour")
+    scene.neighbours.add(OTHER)
+    assert guards.unwatched(NEIGHBOUR).startswith("no unrelated watcher")
+    assert guards.unwatched(OTHER) == ""
 
 
 def test_where_a_neighbour_came_from_is_remembered_until_it_is_no_neighbour(scene: Scene) -> None:
@@ -154,6 +152,14 @@ def test_networks_remembered_of_one_peer_are_bounded(scene: Scene) -> None:
         assert guards.met(NEIGHBOUR)
     newest = {f"11.{number}.0.0/16" for number in range(2 * MOST_NETWORKS, 3 * MOST_NETWORKS)}
     assert guards.of(NEIGHBOUR).networks == newest
+
+
+def test_what_comes_through_this_machine_itself_ties_nobody_to_anybody(scene: Scene) -> None:
+    scene.neighbours = {NEIGHBOUR}
+    scene.links.at = {NEIGHBOUR: "/ip4/127.0.0.1/tcp/5", HELPER: "/ip4/127.0.0.1/tcp/6", WATCHER: "/ip6/::1/tcp/7"}
+    guards = scene.guards()
+    assert all(guards.met(each) for each in (NEIGHBOUR, HELPER, WATCHER))
+    assert (guards.related_helpers(), guards.warnings()) == ({}, ())
 
 
 def test_strangers_leave_no_trace(scene: Scene) -> None:

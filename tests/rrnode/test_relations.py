@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.ids import PeerId
-from rrnode.relations import Known, groups, known, network_of, relation
+from rrnode.relations import Known, groups, known, network_of, relation, tells_who
 
 ONE, TWO, THREE = (PeerId(b"\x02" + each * 32) for each in (b"1", b"2", b"3"))
 
@@ -26,6 +26,11 @@ ONE, TWO, THREE = (PeerId(b"\x02" + each * 32) for each in (b"1", b"2", b"3"))
 )
 def test_network_of_an_address(address: str, network: str) -> None:
     assert network_of(address) == network
+
+
+def test_address_of_this_machine_itself_or_of_no_known_form_tells_nothing_of_who_came_from_it() -> None:
+    here = ["/ip4/127.9.0.1/tcp/1", "/ip6/::1/tcp/1", "/ip6/::ffff:127.0.0.1/tcp/1", "/memory/0", ""]
+    assert [tells_who(each) for each in [*here, "/ip4/10.0.0.1/tcp/1"]] == [False] * len(here) + [True]
 
 
 def test_the_same_node_is_related_whatever_its_addresses() -> None:

@@ -21,7 +21,7 @@ async def test_status_says_what_matters_and_shows_alarms_harmlessly(run: Any, no
     assert "wallet              1,000,000 sat" in lines
     assert "roles               client (dials out only)" in lines
     assert "up for              1 h 2 min" in lines
-    assert lines[-1] == "ALARM  the neighbour .[31mCarol closed by force"
+    assert lines[-2:] == ["WARNING  no watcher. looks after it", "ALARM  the neighbour .[31mCarol closed by force"]
     assert "\x1b" not in result.out
     assert (await run("status", "--listening")).out == ""
     assert m.Status.model_validate((await run("status", "--json")).json).network == "regtest"
@@ -45,13 +45,15 @@ async def test_helpers_are_shown_with_what_each_was_caught_at(run: Any, node: An
     lie = "it kept silent about 77\x1b in block 9"
     node.helping = (
         m.HelperInfo(peer_id=bob, connected=True, height=1234, lag=0, answers=7),
+        m.HelperInfo(peer_id=bob, connected=True, height=1234, lag=0, related="it is the same node"),
         m.HelperInfo(peer_id=carol, connected=False, problem="not connected", silences=1, lies=2, last_lie=lie),
     )
     listed = (await run("helpers")).out.splitlines()
     assert listed[1].split() == [bob, "fine", "1,234", "0", "7", "0", "0", "0"]
-    assert listed[2].split()[:9] == [carol, "not", "connected", "-", "-", "0", "1", "0", "2"]
-    assert listed[2].endswith("it kept silent about 77. in block 9")
-    assert [each["lies"] for each in (await run("helpers", "--json")).json] == [0, 2]
+    assert listed[2].split() == [bob, "it", "is", "the", "same", "node", "1,234", "0", "0", "0", "0", "0"]
+    assert listed[3].split()[:9] == [carol, "not", "connected", "-", "-", "0", "1", "0", "2"]
+    assert listed[3].endswith("it kept silent about 77. in block 9")
+    assert [each["lies"] for each in (await run("helpers", "--json")).json] == [0, 0, 2]
 
 
 async def test_cover_tells_who_holds_what_and_why_not(run: Any, node: Any, fake: ModuleType) -> None:
@@ -121,6 +123,7 @@ async def test_a_channel_is_opened_followed_listed_and_closed(run: Any, node: An
     listed = (await run("channel", "list")).out.splitlines()
     assert len(listed) == 3
     assert "498,999.5 sat" in listed[1]
+    assert all(line.endswith("nobody watches it") for line in listed[1:])
     prefix = waited.json["channel_id"][:10]
     closing = await run("channel", "close", prefix, "--force", "--wait", "--json")
     assert (closing.json["phase"], closing.json["closing_txid"]) == ("closing by force", "cd" * 32)

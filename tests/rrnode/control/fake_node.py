@@ -76,6 +76,7 @@ class FakeNode:
             payments_live=0,
             forwards_live=0,
             alarms=("the neighbour \x1b[31mCarol closed by force",),
+            warnings=("no watcher\x1b looks after it",),
         )
 
     async def stop(self) -> None:
@@ -144,7 +145,7 @@ class FakeNode:
             note="waits for 3 confirmations",
         )
         self._channel_is(opening, "the funding transaction is published")
-        open_ = opening.model_copy(update={"phase": "open", "usable": True, "note": ""})
+        open_ = opening.model_copy(update={"phase": "open", "usable": True, "note": "", "warning": "nobody watches it"})
         self._due.append((open_, "the channel is open"))
         return opening
 

@@ -87,7 +87,7 @@ async def test_watcher_of_the_same_operator_as_the_neighbour_adds_no_party(
         (name(w), ("watcher",)),
     ]
     assert together.why == (f"{name(w)} has the same operator (ann) as {name(b)}",)
-    assert channel.warning.startswith("no watcher but such as seem to belong to the neighbour")
+    assert channel.warning.startswith("no unrelated watcher")
     assert (await a.owner.channels())[0].warning == channel.warning
 
 

@@ -11,6 +11,7 @@ import trio
 from scenario_kit import Actor, World, eventually
 from trio.testing import MockClock
 
+from protocols.channel.state import Phase
 from protocols.payment.events import PayPhase
 from protocols.units import Sat
 from rrnode.config.settings import ChainSettings
@@ -148,3 +149,19 @@ async def test_helper_that_is_a_neighbour_already_counts_for_nothing_and_its_own
     await eventually("doubt", lambda: not a.node.chain_ready)
     assert a.node.following.problem.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
     assert why in a.node.following.problem
+
+
+async def test_helper_that_was_a_neighbour_counts_again_when_the_channel_is_over_on_the_chain(
+    net: World, leaping_clock: MockClock
+) -> None:
+    a, _, helpers = await client_and_neighbour(net)
+    await net.channel(a, helpers[0], CAPACITY)
+    await relies_on(a, helpers)
+    await a.owner.channel_close(a.channel_with(helpers[0]).channel_id, True)
+    await net.mine(1)
+    assert a.channel_with(helpers[0]).phase is Phase.FORCED
+    assert [bool(each.related) for each in await a.owner.helpers()] == [True, False, False]
+    for _ in range(14):
+        await net.mine(1)
+    await eventually("the channel to end", lambda: a.channel_with(helpers[0]) is None)
+    assert [bool(each.related) for each in await a.owner.helpers()] == [False, False, False]
