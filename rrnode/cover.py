@@ -1,17 +1,13 @@
-"""Who looks after our channels while we are away: which watchers may be used, and what its owner is told about it (DESIGN 2, 7)."""
+"""Who looks after our channels while we are away: what its owner is told about it (DESIGN 7)."""
 
 from collections.abc import Iterable
 
 from protocols.channel.state import Channel, Phase
 from protocols.errors import DecodeError
-from protocols.ids import PeerId
 from protocols.watch.policy import BountyConfig, least_bounty
-from rrnode.config.settings import WatchSettings
 from rrnode.control import models as m
 from rrnode.control.text import peer_text
-from rrnode.host.dialer import Dialer
-from rrnode.host.peer_text import split_address
-from rrnode.relations import relation
+from rrnode.guards import Guards
 from rrnode.remedies import plan_of, stake_of
 from rrnode.services.covering import CoverClient, Watcher
 from rrnode.storage import Store
@@ -19,31 +15,7 @@ from rrnode.storage import Store
 BOUNTIES = BountyConfig()
 
 
-class Unrelated:
-    """Says which watchers must not be used, since they seem to belong to a channel neighbour.
-
-    Args:
-        neighbours: those of now.
-        dialer: knows addresses.
-    """
-
-    def __init__(self, settings: WatchSettings, neighbours: Iterable[PeerId], dialer: Dialer) -> None:
-        self._settings, self._neighbours, self._dialer = settings, neighbours, dialer
-        self.watchers = tuple((split_address(each)[1], each) for each in settings.watchers)
-        self._addresses = {peer: (split_address(address)[0],) for peer, address in self.watchers}
-
-    def refuses(self, watcher: PeerId) -> str:
-        """Why not; "" when it may be used."""
-        if self._settings.allow_related:
-            return ""
-        for neighbour in self._neighbours:
-            where = [each.where for each in self._dialer.addresses_of(neighbour)]
-            if why := relation(watcher, self._addresses[watcher], neighbour, where):
-                return f"it {why} as the channel neighbour {peer_text(neighbour)}; watch.allow_related overrides this"
-        return ""
-
-
-def report(client: CoverClient, store: Store, channels: Iterable[Channel]) -> m.Cover:
+def report(client: CoverClient, store: Store, guards: Guards, channels: Iterable[Channel]) -> m.Cover:
     """Which watcher holds which newest state of each channel. Blocking."""
     watchers = list(client.watchers.values())
     return m.Cover(
@@ -54,31 +26,37 @@ def report(client: CoverClient, store: Store, channels: Iterable[Channel]) -> m.
             for each in watchers
         ),
         channels=tuple(
-            _channel(client, store, channel, watchers) for channel in channels if channel.phase is not Phase.CLOSED
+            _channel(client, store, guards, channel, watchers)
+            for channel in channels
+            if channel.phase is not Phase.CLOSED
         ),
     )
 
 
-def _channel(client: CoverClient, store: Store, channel: Channel, watchers: list[Watcher]) -> m.ChannelCover:
-    held = tuple(_held(client, channel, watcher) for watcher in watchers)
+def _channel(
+    client: CoverClient, store: Store, guards: Guards, channel: Channel, watchers: list[Watcher]
+) -> m.ChannelCover:
+    held = tuple(_held(client, guards, channel, watcher) for watcher in watchers)
     revoked = channel.their_secrets.count
     notes = [_why_not(store, channel)] if revoked else []
     if not watchers:
         notes = ["no watcher is configured: somebody who is online must watch for this channel"]
     elif revoked and not any(each.has_newest for each in held):
         notes.insert(0, "no watcher holds the newest revoked state")
+    elif revoked and not any(each.has_newest and not each.related for each in held):
+        notes.insert(0, "only watchers that seem to belong to the neighbour hold the newest revoked state")
     return m.ChannelCover(
         channel_id=channel.channel_id.hex(),
         peer_id=peer_text(channel.peer),
         states_revoked=revoked,
         stake_sat=stake_of(channel),
-        holders_of_newest=sum(each.has_newest for each in held),
+        holders_of_newest=sum(each.has_newest and not each.related for each in held),
         held=held,
         note="; ".join(note for note in notes if note),
     )
 
 
-def _held(client: CoverClient, channel: Channel, watcher: Watcher) -> m.HeldStates:
+def _held(client: CoverClient, guards: Guards, channel: Channel, watcher: Watcher) -> m.HeldStates:
     extent = client.extent(watcher, channel.channel_id)
     return m.HeldStates(
         peer_id=peer_text(watcher.peer),
@@ -86,6 +64,7 @@ def _held(client: CoverClient, channel: Channel, watcher: Watcher) -> m.HeldStat
         newest=extent.newest,
         has_newest=extent.newest is not None and extent.newest == channel.their_secrets.count - 1,
         until_height=extent.until,
+        related=guards.related_watcher(watcher.peer, channel.peer),
     )
 
 

@@ -58,10 +58,11 @@ from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.convert import channel_event, forward_step
 from rrnode.control.text import peer_text, txid_text
-from rrnode.cover import BOUNTIES, Unrelated
+from rrnode.cover import BOUNTIES
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import StorageFailed
 from rrnode.guard import Keeper
+from rrnode.guards import Guards
 from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import from_text, join_address
@@ -251,17 +252,17 @@ class Node:
             hands_to=self.neighbours.__contains__,
             throw_away=parts.throw_away,
         )
-        unrelated = Unrelated(settings.watch, self.neighbours, self.dialer)
+        self.guards = Guards(settings, self.neighbours, self.host, self.dialer)
         self.covering = CoverClient(
             host=self.host,
             store=self.store.cover(),
-            watchers=unrelated.watchers,
+            watchers=self.guards.watchers,
             channels=self.money.channels,
             keys_of=parts.keys.key_ring(),
             network=self.asset,
             height=lambda: self.following.height,
             ask=settings.watch.ask_blocks,
-            refuses=unrelated.refuses,
+            refuses=self.guards.refuses,
             bounties=BOUNTIES,
         )
         self.paying = Paying(
@@ -329,6 +330,7 @@ class Node:
 
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stopping` is set or the node halts; reports started when it listens and follows the chain."""
+        self._guards_changed()
         async with self.host.running(), self.backend.running():
             await self.following.check()
             try:
@@ -406,6 +408,8 @@ class Node:
                 match event:
                     case PeerConnected(peer=peer):
                         self.bus.publish(m.PeerEvent(peer_id=peer_text(peer), connected=True))
+                        if self.guards.met(peer):
+                            self._guards_changed()
                     case PeerLost(peer=peer, reason=reason):
                         self.bus.publish(m.PeerEvent(peer_id=peer_text(peer), connected=False, reason=reason))
                 self._notify()
@@ -515,11 +519,22 @@ class Node:
         self.channels.sessions.check(peer)
         self.subscribed.sessions.check(peer)
         self.initializations.attachments.check(peer)
-        self.covering.neighbours_changed()
+        self.guards.met(peer)
+        self._guards_changed()
 
     def _neighbour_lost(self, peer: PeerId) -> None:
         self.routing.forget(peer)
+        # Until its last channel is over on the chain, it may be its own helper that tells us so.
+        if all(each.phase is Phase.CLOSED for each in self.money.channels() if each.peer == peer):
+            self.guards.lost(peer)
+            self._guards_changed()
+
+    def _guards_changed(self) -> None:
         self.covering.neighbours_changed()
+        self.backend.set_related(self.guards.related_helpers())
+        for text in self.guards.news():
+            log.warning("guards", text=text)
+            self.bus.publish(m.AlarmRaised(text=text))
 
     # --- waiting for changes ------------------------------------------------------------------------------------------
 
@@ -551,6 +566,9 @@ class Node:
             return "this node accepts no channels"
         if self.following.problem:
             return "this node does not see the chain at the moment"
+        if why := self.guards.refuses_neighbour(peer):
+            log.info("a channel is refused", why=why)
+            return "this node takes no channel from this peer"  # nobody needs to know who guards us
         return None
 
     def _subscription_effect(self, effect: SubscriptionEffect) -> None:

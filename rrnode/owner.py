@@ -15,6 +15,7 @@ from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from protocols.payment.events import PayPhase
 from protocols.routing.events import Liquidity
 from protocols.units import AssetId, BlockHeight, FeeRate, Msat, Sat, to_msat
+from rrnode import audit
 from rrnode.chain.base import Miner, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
@@ -41,7 +42,7 @@ def switch_names(switches: int) -> tuple[str, ...]:
     return tuple(name for bit, name in enumerate(_SWITCHES) if switches >> bit & 1)
 
 
-def channel_info(channel: Channel) -> m.ChannelInfo:
+def channel_info(channel: Channel, warning: str = "") -> m.ChannelInfo:
     """A channel as its owner sees it."""
     held = balances(channel)
     usable = is_usable(channel)
@@ -73,6 +74,7 @@ def channel_info(channel: Channel) -> m.ChannelInfo:
             else ""
         ),
         note=channel_note(channel),
+        warning=warning,
     )
 
 
@@ -147,6 +149,7 @@ class Owner:
             earned_msat=earned,
             halted=node.halted(),
             alarms=tuple(node.alarms),
+            warnings=node.guards.warnings(),
         )
 
     async def stop(self) -> None:
@@ -201,6 +204,7 @@ class Owner:
                 lies=each.lies,
                 last_lie=each.last_lie,
                 problem=each.trouble,
+                related=each.related,
             )
             for each in self._node.backend.helpers()
         )
@@ -238,7 +242,11 @@ class Owner:
 
     async def channels(self) -> tuple[m.ChannelInfo, ...]:
         """Every channel."""
-        return tuple(channel_info(channel) for channel in self._node.money.channels())
+        unwatched = self._node.guards.unwatched
+        return tuple(
+            channel_info(channel, unwatched(channel.peer) if lives(channel) else "")
+            for channel in self._node.money.channels()
+        )
 
     async def channel_open(self, peer: str, capacity_sat: int, push_msat: int) -> m.ChannelInfo:
         """Fund a channel."""
@@ -248,6 +256,8 @@ class Owner:
             raise UserError("a channel needs somebody else")
         if who not in node.host.connected():
             raise UserError(f"{peer_text(who)} is not connected", "connect first: rrnode connect ADDRESS")
+        if why := node.guards.refuses_neighbour(who):
+            raise UserError(why, "see: rrnode audit")
         if to_msat(Sat(capacity_sat)) < push_msat:
             raise UserError("more would be given away than the channel holds")
         node.channels.want(who)
@@ -304,7 +314,14 @@ class Owner:
     async def cover(self) -> m.Cover:
         """Which watcher holds what."""
         node = self._node
-        return await trio.to_thread.run_sync(report, node.covering, node.store, node.money.channels())
+        return await trio.to_thread.run_sync(report, node.covering, node.store, node.guards, node.money.channels())
+
+    async def audit(self) -> m.Audit:
+        """Whose collusion could rob us."""
+        node = self._node
+        return await audit.report(
+            node.money.channels(), node.guards, node.covering, node.backend, node.following.height
+        )
 
     async def bounties(self) -> tuple[m.BountyInfo, ...]:
         """The newest cases."""

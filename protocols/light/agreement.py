@@ -73,6 +73,7 @@ class HelperStatus:
         disagreements: answers that differ from others' in what cannot be proven.
         lies: answers that are proven wrong. `last_lie` is the last one in words.
         trouble: why its answers do not count now, for people; empty when they do.
+        related: why its silence counts for nothing although it never lied, for people: it may be one with the cheat.
     """
 
     peer: PeerId
@@ -87,11 +88,17 @@ class HelperStatus:
     lies: int
     last_lie: str
     trouble: str
+    related: str = ""
+
+    @property
+    def looks_out(self) -> bool:
+        """Whether an honest helper in this place would tell us now what happens."""
+        return self.connected and not self.trouble and not self.lies and (self.lag or 0) <= LAG_ALLOWED
 
     @property
     def is_fine(self) -> bool:
         """Whether nothing about it needs a person's attention now."""
-        return self.connected and not self.trouble and not self.lies and (self.lag or 0) <= LAG_ALLOWED
+        return self.looks_out and not self.related
 
 
 @dataclass(slots=True)
@@ -109,6 +116,7 @@ class Standing:
     lies: int = 0
     last_lie: str = ""
     trouble: str = field(default="not connected")
+    related: str = ""
 
     def disagreed(self, what: str) -> None:
         """It differs from others where nobody can be proven wrong."""
@@ -127,4 +135,5 @@ class Standing:
             peer=self.peer, connected=self.connected, height=self.height, lag=lag, answers=self.answers,
             silences=self.silences, refusals=self.refusals, disagreements=self.disagreements,
             last_disagreement=self.last_disagreement, lies=self.lies, last_lie=self.last_lie, trouble=self.trouble,
+            related=self.related,
         )  # fmt: skip

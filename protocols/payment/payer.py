@@ -217,7 +217,10 @@ def why_nothing(payment: Payment, choice: Choice, refused: Sequence[Refusal]) ->
         return above_ceiling(choice.too_dear, payment.ceiling)
     if choice.too_long:
         return "Every offer would lock the money for longer than this node allows. Raise locks.max_lock, or try later."
-    return no_offer(payment.amount)
+    return (
+        "What was offered no longer stands: it expired, was withdrawn, or the link to the neighbour that made it was lost. "
+        "Nothing was paid. Try again."
+    )
 
 
 def failure_words(code: FailureCode) -> str:

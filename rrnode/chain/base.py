@@ -7,7 +7,7 @@ what comes as "at least that". Backends are asked, they do not push: `wait_for_c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -15,7 +15,7 @@ from enum import Enum
 import trio
 
 from protocols.errors import DecodeError
-from protocols.ids import Txid
+from protocols.ids import PeerId, Txid
 from protocols.light.agreement import HelperStatus
 from protocols.units import BlockHeight, FeeRate, Sat
 from rrnode.chain.parse import Block, Tx, outpoint, parse_block, parse_header
@@ -130,6 +130,11 @@ class ChainBackend(ABC):
     def helpers(self) -> tuple[HelperStatus, ...]:
         """How those stand that tell us the chain; none where it is our own."""
         return ()
+
+    def set_related(self, related: Mapping[PeerId, str]) -> None:
+        """From now on the silence of these helpers, and of no others but liars, counts for nothing; each with a sentence
+        why. Never waits."""
+        assert not related, "a chain of its own needs no helpers"
 
     @abstractmethod
     def running(self) -> AbstractAsyncContextManager[None]:

@@ -2,14 +2,15 @@
 
 Headers are linked by work from a checkpoint; what happened is believed with proof, from any helper, and told at once; that
 nothing else happened, when at least k helpers answered: below that there is `doubt`, and nothing new is taken on. A helper
-caught lying keeps being asked, since its proofs are as good as any, but its silence counts for nothing any more.
+caught lying keeps being asked, since its proofs are as good as any, but its silence counts for nothing any more; nor does
+that of one who may belong to a channel neighbour.
 Transactions go to all helpers, again at each new block.
 """
 
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -138,6 +139,13 @@ class RemoteChain(ChainBackend):
             found.append(helper.standing.status(self._headers.height))
         return tuple(found)
 
+    def set_related(self, related: Mapping[PeerId, str]) -> None:
+        before = [helper.is_relied_on for helper in self._helpers.all]
+        for helper in self._helpers.all:
+            helper.standing.related = related.get(helper.peer, "")
+        if before != [helper.is_relied_on for helper in self._helpers.all]:
+            self._touch()
+
     def _why_away(self, helper: Helper) -> str:
         if helper.said_why:
             return helper.said_why
@@ -203,8 +211,8 @@ class RemoteChain(ChainBackend):
             return f"{counting} of {len(self._helpers.all)} helpers can be relied on, {self._policy.least} wanted: " + (
                 self._troubles()
             )
-        never_lied = {helper.peer for helper in self._helpers.all if not helper.standing.lies}
-        if (height := self._blocks.doubtful(never_lied)) is not None:
+        relied_on = {helper.peer for helper in self._helpers.all if helper.is_relied_on}
+        if (height := self._blocks.doubtful(relied_on)) is not None:
             return f"fewer than {self._policy.least} reliable helpers were asked about block {height} so far"
         return None
 
@@ -214,7 +222,7 @@ class RemoteChain(ChainBackend):
     def _trouble(self, helper: Helper) -> str:
         standing = helper.standing
         what = standing.trouble if standing.connected else self._why_away(helper)
-        what = what or (f"lied: {standing.last_lie}" if standing.lies else "")
+        what = what or (f"lied: {standing.last_lie}" if standing.lies else standing.related)
         if not what:
             what = f"behind, at block {standing.height}" if self._is_behind(helper) else "fine"
         return f"…{to_text(helper.peer)[-6:]} {what}"
@@ -227,7 +235,7 @@ class RemoteChain(ChainBackend):
         """
         await trio.lowlevel.checkpoint()
         if self._waited_at != self._headers.tip.hash:
-            hopeful = sum(helper.standing.connected and not helper.standing.lies for helper in self._helpers.all)
+            hopeful = sum(helper.standing.connected and helper.is_relied_on for helper in self._helpers.all)
             with trio.move_on_after(BEHIND_WAIT) as patience:
                 while sum(helper.counts for helper in self._ready()) < self._policy.least <= hopeful:
                     await self._changed.wait()

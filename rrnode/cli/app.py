@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rrnode.cli import chain, channels, extras, node, payments, setup, wallet, watchers
+from rrnode.cli import audit, chain, channels, extras, node, payments, setup, wallet, watchers
 from rrnode.cli.context import Session, emit, say
 from rrnode.errors import ChainUnavailable, StorageFailed, UserError
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (setup, node, payments, watchers, extras):
+for group in (setup, node, payments, watchers, audit, extras):
     group.register(app)
 app.add_typer(channels.app, name="channel")
 app.add_typer(wallet.app, name="wallet")

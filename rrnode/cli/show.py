@@ -98,6 +98,8 @@ def status(found: Json) -> None:
             ("HALTED", found["halted"]),
         ]
     )
+    for warning in found["warnings"]:
+        say(f"WARNING  {clean(warning)}")
     for alarm in found["alarms"]:
         say(f"ALARM  {clean(alarm)}")
 
@@ -128,7 +130,7 @@ def helpers(found: list[Json]) -> None:
         (
             (
                 helper["peer_id"],
-                helper["problem"] or "fine",
+                helper["problem"] or helper["related"] or "fine",
                 "-" if helper["height"] is None else f"{helper['height']:,}",
                 "-" if helper["lag"] is None else str(helper["lag"]),
                 str(helper["answers"]),
@@ -156,7 +158,7 @@ def channels(found: list[Json]) -> None:
                 msat(channel["ours_msat"]),
                 msat(channel["theirs_msat"]),
                 msat(channel["in_flight_out_msat"] + channel["in_flight_in_msat"]) if channel["htlcs"] else "-",
-                channel["note"],
+                "; ".join(each for each in (channel["note"], channel["warning"]) if each),
             )
             for channel in found
         ),

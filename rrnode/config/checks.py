@@ -1,6 +1,6 @@
 """Settings that contradict each other, or name what cannot be: one generator, in the order of importance."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from multiaddr import Multiaddr
@@ -8,12 +8,11 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from bootstrap.networks import NETWORKS
 from protocols.errors import DecodeError
-from protocols.ids import PeerId
-from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
+from rrnode.config.settings import Settings, parse_neighbour_fee, parse_operator, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
 from rrnode.host.peer_text import from_text, split_address
-from rrnode.relations import relation
+from rrnode.relations import Known, known, relation
 
 MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
 Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try
@@ -22,6 +21,7 @@ Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to tr
 def contradictions(settings: Settings) -> Iterator[Problem]:
     """Everything wrong with settings whose single values are well-formed."""
     yield from _network(settings)
+    yield from _operators(settings)
     yield from _chain(settings)
     yield from _addresses(settings)
     yield from _locks(settings)
@@ -62,6 +62,16 @@ def _network(settings: Settings) -> Iterator[Problem]:
             "which is refused: this software is young and would handle real money",
             "use signet or regtest, or set node.allow_mainnet = true if you accept to lose what you put in",
         )
+
+
+def _operators(settings: Settings) -> Iterator[Problem]:
+    for text in settings.peers.operators:
+        try:
+            parse_operator(text)
+        except (ValueError, DecodeError):
+            hint = 'write it like: "16Uiu2HA... Ann": peer id, name'
+            yield "peers", "operators", f"and holds {text[:80]!r}", hint
+            return
 
 
 def _chain(settings: Settings) -> Iterator[Problem]:
@@ -113,8 +123,7 @@ def _helpers(settings: Settings) -> Iterator[Problem]:
                 "for example /ip4/192.0.2.7/tcp/9780/p2p/16Uiu2HA...",
             )
             return
-    if len({peer_of_address(address) for address in chain.helpers}) < count:
-        yield "chain", "helpers", "and names a peer twice", "one peer is one helper: remove one"
+    yield from _related(settings, "chain", "helpers", chain.helpers, chain.allow_related)
     if settings.roles.chain or settings.roles.watch:
         yield (
             "chain",
@@ -160,20 +169,31 @@ def _address_problem(address: str, *, with_peer: bool) -> str:
 
 
 def _watchers(settings: Settings) -> Iterator[Problem]:
-    known: list[tuple[str, PeerId]] = []
     for address in settings.watch.watchers:
         problem = _address_problem(address, with_peer=True)
         if problem:
             hint = "for example /ip4/192.0.2.7/tcp/9780/p2p/16Uiu2HA..."
             yield "watch", "watchers", f"and {address[:120]!r} {problem}", hint
             return
+    yield from _related(settings, "watch", "watchers", settings.watch.watchers, settings.watch.allow_related)
+
+
+def _related(settings: Settings, section: str, key: str, addresses: Iterable[str], allowed: bool) -> Iterator[Problem]:
+    """Guards of one kind that belong together count as one, so that one alone could rob whoever relies on several.
+
+    A helper may be a watcher, too: one looks out while the node is up, the other while it is away, and whoever watches has
+    the whole chain anyhow. What that means for the node, `rrnode audit` tells.
+    """
+    operators, before = settings.operators, list[Known]()
+    for address in addresses:
         where, peer = split_address(address)
-        for other, its_peer in known:
-            why = relation(peer, (where,), its_peer, (other,))
-            if peer == its_peer or (why and not settings.watch.allow_related):
-                hint = "choose watchers that different people run, or set watch.allow_related = true"
-                yield "watch", "watchers", f"of which {address[:120]!r} {why} as another one", hint
-        known.append((where, peer))
+        mine = known(peer, addresses=(where,), operators=operators.get(peer, ()))
+        for other in before:
+            why = relation(mine, other)
+            if why and (peer == other.peer or not allowed):
+                hint = f"choose {key} that different people run, or set {section}.allow_related = true"
+                yield section, key, f"of which {address[:120]!r} {why} as another one", hint
+        before.append(mine)
 
 
 def _followers(settings: Settings) -> Iterator[Problem]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bootstrap.networks import NETWORKS, Network
+from bootstrap.relays import shipped_relays
 from protocols.channel.events import ChannelConfig
+from protocols.ids import PeerId
 from protocols.payment.config import EngineConfig
 from protocols.payment.events import ForwardPolicy
 from protocols.payment.payer import WaitPolicy
@@ -19,9 +21,10 @@ from protocols.routing.config import RoutingConfig
 from protocols.routing.pricing import FeePolicy, NeighbourFee, Rate
 from protocols.units import MAX_MSAT, MAX_SAT, AssetId, BlockDelta, Msat, Sat
 from rrnode.errors import UserError
-from rrnode.host.peer_text import from_text
+from rrnode.host.peer_text import from_text, split_address
 
 PPM = 1_000_000
+MAX_NAME = 100  # characters of an operator's name
 
 
 class ConfigError(UserError):
@@ -81,6 +84,17 @@ class HostSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSettings:
+    """What you know of others."""
+
+    operators: tuple[str, ...] = setting(
+        (),
+        'who runs which node, e.g. "16Uiu2HA... Ann": nodes of one operator do not look after you against each other;'
+        " a node that several run may stand here several times",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChainSettings:
     """Where the chain comes from."""
 
@@ -104,6 +118,10 @@ class ChainSettings:
         (),
         "remote: nodes with the role `chain`, at most 8; each ends in /p2p/<peer id>. One of those that answer must be honest:"
         " choose them unrelated to your channel neighbours and to each other",
+    )
+    allow_related: bool = setting(
+        False,
+        "remote: also rely on helpers that seem to belong together, or to a channel neighbour, and could rob you together",
     )
     least_helpers: int = setting(
         2,
@@ -246,6 +264,11 @@ class WatchSettings:
     allow_related: bool = setting(
         False, "also use watchers that seem to belong together, or to a channel neighbour, and could rob you together"
     )
+    may_be_away: bool = setting(
+        False,
+        "this node may be down for longer than channels.to_self_delay: warn of channels that no unrelated watcher looks"
+        " after; a client is always warned",
+    )
     ask_blocks: BlockDelta = setting(
         BlockDelta(26_000),
         "how long watchers are asked to keep a remedy; renewed at half of it",
@@ -315,6 +338,14 @@ def parse_neighbour_fee(text: str) -> NeighbourFee:
     return NeighbourFee(neighbour=from_text(peer), fee=FeePolicy(base_msat=Msat(int(base)), ppm=int(ppm)))
 
 
+def parse_operator(text: str) -> tuple[PeerId, str]:
+    """Who runs a node as configured: peer id, name. Raises ValueError or DecodeError."""
+    peer, name = text.split(maxsplit=1)
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(text)
+    return from_text(peer), name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole configuration, checked. Build with `load`."""
@@ -323,6 +354,7 @@ class Settings:
     node: NodeSettings = NodeSettings()
     roles: RoleSettings = RoleSettings()
     host: HostSettings = HostSettings()
+    peers: PeerSettings = PeerSettings()
     chain: ChainSettings = ChainSettings()
     fees: FeeSettings = FeeSettings()
     locks: LockSettings = LockSettings()
@@ -393,6 +425,16 @@ class Settings:
     def neighbour_fees(self) -> tuple[NeighbourFee, ...]:
         """The fees of single neighbours, parsed."""
         return tuple(parse_neighbour_fee(text) for text in self.fees.neighbours)
+
+    @property
+    def operators(self) -> dict[PeerId, frozenset[str]]:
+        """Who runs which node, as its user and the relay list that ships say."""
+        told = [parse_operator(text) for text in self.peers.operators]
+        told += [(split_address(relay.address)[1], relay.operator) for relay in shipped_relays(self.network).relays]
+        names: dict[PeerId, frozenset[str]] = {}
+        for peer, name in told:
+            names[peer] = names.get(peer, frozenset()) | {name}
+        return names
 
     def channel_config(self) -> ChannelConfig:
         """What the channel engine needs of it."""

@@ -182,6 +182,10 @@ def _watch_routes(app: FastAPI, service: NodeService) -> None:
     async def cover() -> m.Cover:
         return await service.cover()
 
+    @app.get("/v1/audit", tags=["watchers"], summary="Whose collusion could rob this node of which channel")
+    async def audit() -> m.Audit:
+        return await service.audit()
+
     @app.get("/v1/bounties", tags=["watchers"], summary="Breaches that this node hunts or hunted, newest first")
     async def bounties() -> tuple[m.BountyInfo, ...]:
         return await service.bounties()

@@ -36,6 +36,7 @@ class Status(Model):
     Attributes:
         halted: why the node takes on nothing new ("" while all is well); locked payments are still guarded.
         alarms: what a person must know, newest last.
+        warnings: what is not as it should be with those who guard this node, now.
         channel_ours_msat: our settled balance in channels that live; in-flight HTLCs of ours are not in it.
     """
 
@@ -65,6 +66,7 @@ class Status(Model):
     earned_msat: int = 0
     halted: str = ""
     alarms: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class PeerInfo(Model):
@@ -91,6 +93,7 @@ class HelperInfo(Model):
         disagreements: answers that differ from others' where nobody can be proven wrong; `last_disagreement` in words.
         lies: answers that are proven wrong; `last_lie` in words. Its silence then counts for nothing any more.
         problem: why it cannot be asked now; "" when it can.
+        related: why its silence counts for nothing: it seems to belong to a channel neighbour.
     """
 
     peer_id: str
@@ -105,6 +108,7 @@ class HelperInfo(Model):
     lies: int = 0
     last_lie: str = ""
     problem: str = ""
+    related: str = ""
 
 
 # --- channels ---------------------------------------------------------------------------------------------------------
@@ -120,6 +124,7 @@ class ChannelInfo(Model):
         can_send_msat, can_receive_msat: the largest single HTLC that could move now.
         closing_txid: the transaction that closes it, once known.
         note: what is waited for, or why it failed; a sentence or "".
+        warning: what its owner should do about who guards it; a sentence or "".
     """
 
     channel_id: str
@@ -143,6 +148,7 @@ class ChannelInfo(Model):
     states_revoked: int = 0
     closing_txid: str = ""
     note: str = ""
+    warning: str = ""
 
 
 # --- watchers ---------------------------------------------------------------------------------------------------------
@@ -158,13 +164,17 @@ class WatcherInfo(Model):
 
 
 class HeldStates(Model):
-    """What one watcher holds of one channel: how many revoked states, the newest of them, until when the first is kept."""
+    """What one watcher holds of one channel: how many revoked states, the newest of them, until when the first is kept.
+
+    `related` says why it counts for nothing on this channel: it seems to belong to the neighbour.
+    """
 
     peer_id: str
     states: int
     newest: int | None = None
     has_newest: bool = False
     until_height: int | None = None
+    related: str = ""
 
 
 class ChannelCover(Model):
@@ -188,6 +198,57 @@ class ChannelCover(Model):
 class Cover(Model):
     watchers: tuple[WatcherInfo, ...]
     channels: tuple[ChannelCover, ...]
+
+
+# --- audit ------------------------------------------------------------------------------------------------------------
+
+
+class AuditPeer(Model):
+    """A peer and what it is to this channel; one node may be helper and watcher."""
+
+    peer_id: str
+    roles: tuple[Literal["neighbour", "helper", "watcher"], ...]
+
+
+class AuditParty(Model):
+    """Peers who seem to belong together, and a sentence for each two of them about why; most often there is one peer."""
+
+    peers: tuple[AuditPeer, ...]
+    why: tuple[str, ...] = ()
+
+
+class AuditSet(Model):
+    """Parties who could together rob this node, none of whom could be missing.
+
+    Attributes:
+        when: "away": only while this node is down, for `to_self_delay_blocks`, or until payments in flight expire;
+            "up": although it runs, by hiding the chain from it.
+        means: publishing an "old state" of the channel, or letting "payments in flight" run out.
+        at_stake_msat: the most that they could take.
+        parties: the neighbour's first.
+    """
+
+    when: Literal["away", "up"]
+    means: Literal["old state", "payments in flight"]
+    at_stake_msat: int
+    parties: tuple[AuditParty, ...]
+
+
+class ChannelAudit(Model):
+    """The smallest such sets for one channel, as things are now; fewest parties first. `warning` as in `ChannelInfo`."""
+
+    channel_id: str
+    peer_id: str
+    to_self_delay_blocks: int
+    sets: tuple[AuditSet, ...]
+    warning: str = ""
+
+
+class Audit(Model):
+    """`own_chain`: this node reads the chain by itself, so that nobody can hide it while it runs."""
+
+    own_chain: bool
+    channels: tuple[ChannelAudit, ...]
 
 
 # --- bounties ---------------------------------------------------------------------------------------------------------

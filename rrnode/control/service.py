@@ -63,6 +63,9 @@ class NodeService(Protocol):
     async def cover(self) -> m.Cover:
         """Which watcher of ours holds which newest state of each channel, and why one is not covered."""
 
+    async def audit(self) -> m.Audit:
+        """Per channel, the smallest sets of peers whose collusion could rob this node, and of how much."""
+
     async def bounties(self) -> tuple[m.BountyInfo, ...]:
         """The breaches that this node hunts or hunted, newest first. Raises UserError when it watches for nobody."""
 

@@ -90,12 +90,14 @@ class HostCounters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConnected:
-    """The link stands: both said `Hello` on `/rr/link/1`. `switches` and `agent` are what the peer said of itself."""
+    """The link stands: both said `Hello` on `/rr/link/1`. `switches` and `agent` are what the peer said of itself;
+    `address` is where it is connected from or was dialled: a multiaddr without /p2p part, or "" when unknown."""
 
     peer: PeerId
     inbound: bool
     switches: int
     agent: str
+    address: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

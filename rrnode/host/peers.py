@@ -320,7 +320,13 @@ class LinkedHost(Host):
             self._unregister(old)
         link.control = control
         link.linked_at = trio.current_time()
-        link.info = PeerConnected(peer=link.peer, inbound=link.inbound, switches=hello.switches, agent=hello.agent)
+        link.info = PeerConnected(
+            peer=link.peer,
+            inbound=link.inbound,
+            switches=hello.switches,
+            agent=hello.agent,
+            address=link.connection.remote_address,
+        )
         self._links[link.peer] = link
         link.linked.set()
         assert link.nursery is not None

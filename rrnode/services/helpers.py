@@ -81,9 +81,14 @@ class Helper:
         return self.standing.connected and not self.standing.trouble
 
     @property
+    def is_relied_on(self) -> bool:
+        """Whether its silence is worth anything when it can be asked: never caught lying, nor related to a neighbour."""
+        return not self.standing.lies and not self.standing.related
+
+    @property
     def counts(self) -> bool:
-        """Whether its silence about something is worth anything: ready, and never caught lying."""
-        return self.is_ready and not self.standing.lies
+        """Whether its silence about something is worth anything now."""
+        return self.is_ready and self.is_relied_on
 
     def lied(self, what: str) -> None:
         """It said what is proven wrong."""

@@ -119,7 +119,7 @@ def _engine(where: Path | str, read_only: bool) -> tuple[str, Engine]:
         url = make_url(where)
         if url.get_backend_name() != "sqlite":
             try:
-                engine = create_engine(url, pool_size=1, max_overflow=0)
+                engine = create_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
             except ImportError as error:
                 raise StorageFailed(f"no driver for {url.drivername}: install `rrnode[postgres]` ({error})") from None
             _settle_postgresql(engine, read_only)
@@ -144,7 +144,8 @@ def _engine(where: Path | str, read_only: bool) -> tuple[str, Engine]:
             connection.execute("PRAGMA journal_mode=WAL")
         return connection
 
-    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=StaticPool)
+    # What is stored holds secrets: SQLAlchemy's own log and its exceptions show statements, never values.
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=StaticPool, hide_parameters=True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:

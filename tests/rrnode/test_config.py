@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootstrap.networks import MAINNET, REGTEST, SIGNET
+from bootstrap.relays import Relay, RelayList
 from protocols.channel.events import ChannelConfig
 from protocols.payment.config import EngineConfig
 from protocols.payment.payer import WaitPolicy
@@ -20,6 +21,7 @@ from rrnode.config.settings import SECTIONS, default_of
 from rrnode.config.template import render, toml_value
 from rrnode.control.text import peer_text
 from rrnode.errors import UserError
+from rrnode.host.peer_text import from_text
 
 PEER = peer_text(b"\x02" * 33)  # type: ignore[arg-type]
 SECOND = "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY"
@@ -151,7 +153,25 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
             "but chain.helpers names 0: wanted 2 (chain.least_helpers) to 8",
             "add or remove",
         ),
-        (f'[chain]\nkind = "remote"\nhelpers = ["{KEEP}", "{KEEP}"]', "and names a peer twice", "remove one"),
+        (
+            f'[chain]\nkind = "remote"\nhelpers = ["{KEEP}", "{KEEP}"]\nallow_related = true',
+            "is the same node as another one",
+            "different people",
+        ),
+        (
+            f'[chain]\nkind = "remote"\nhelpers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/1.2.9.9/tcp/5/p2p/{SECOND}"]',
+            "is in the same network (1.2.0.0/16) as another one",
+            "chain.allow_related = true",
+        ),
+        (
+            f'[chain]\nkind = "remote"\nhelpers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/9.9.9.9/tcp/5/p2p/{SECOND}"]\n'
+            f'[peers]\noperators = ["{PEER} Ann", "{SECOND} Bob", "{SECOND}  ANN"]',
+            "has the same operator (ann) as another one",
+            "chain.allow_related = true",
+        ),
+        (f'[peers]\noperators = ["{PEER}"]', f"and holds '{PEER}'", "peer id, name"),
+        ('[peers]\noperators = ["nobody Ann"]', "and holds 'nobody Ann'", "peer id, name"),
+        (f'[peers]\noperators = ["{PEER} {"n" * 101}"]', "and holds", "peer id, name"),
         ('[chain]\nkind = "remote"\nhelpers = ["x", "y"]', "and 'x' is not a multiaddr", "for example"),
         (
             f'[chain]\nkind = "remote"\nleast_helpers = 1\nhelpers = ["{KEEP}"]\n[roles]\nchain = true',
@@ -190,7 +210,7 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
         ),
         (
             f'[watch]\nwatchers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/1.2.9.9/tcp/5/p2p/{SECOND}"]',
-            "is in the same network, 1.2.0.0/16 as another one",
+            "is in the same network (1.2.0.0/16) as another one",
             "watch.allow_related = true",
         ),
         ('[storage]\nurl = "mysql://x"', "wanted sqlite:///file or postgresql", "leave it empty"),
@@ -211,6 +231,27 @@ def test_what_cannot_be_is_refused_with_file_key_and_what_was_wanted(
     assert sentence in str(refused.value)
     assert hint in refused.value.hint
     assert "\n" not in str(refused.value)
+
+
+def test_related_helpers_and_watchers_are_taken_when_their_owner_says_so(data_dir: Path) -> None:
+    near = f'["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/1.2.9.9/tcp/5/p2p/{SECOND}"]'
+    text = f'[chain]\nkind = "remote"\nhelpers = {near}\nallow_related = true\n'
+    assert len(from_file(data_dir, text + f"[watch]\nwatchers = {near}\nallow_related = true").chain.helpers) == 2
+
+
+def test_helper_may_be_a_watcher_too(data_dir: Path) -> None:
+    two = f'["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/9.9.9.9/tcp/5/p2p/{SECOND}"]'
+    found = from_file(data_dir, f'[chain]\nkind = "remote"\nhelpers = {two}\n[watch]\nwatchers = {two}')
+    assert found.chain.helpers == found.watch.watchers
+
+
+def test_operators_are_those_that_the_user_names_and_those_of_the_relays_that_ship(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = RelayList(relays=(Relay(address=f"/ip4/1.2.3.4/tcp/5/p2p/{SECOND}", operator="Bob"),))
+    monkeypatch.setattr("rrnode.config.settings.shipped_relays", lambda network: shipped)
+    found = from_file(data_dir, f'[peers]\noperators = ["{SECOND} Ann Other", "{PEER} Eve"]')
+    assert found.operators == {from_text(SECOND): {"Ann Other", "Bob"}, from_text(PEER): {"Eve"}}
 
 
 def test_mistakes_elsewhere_name_their_own_source(data_dir: Path) -> None:

@@ -189,8 +189,8 @@ def test_attempts_are_bounded(kit):
     [
         (
             [],
-            "No offer came: no chain of channels can carry 1,000 sat to the payee now, or the payee is away. "
-            "Try a smaller amount, or try again later.",
+            "What was offered no longer stands: it expired, was withdrawn, or the link to the neighbour that made it was lost. "
+            "Nothing was paid. Try again.",
         ),
         (
             [("near", 1_200_000, {}), ("far", 1_150_500, {})],
@@ -206,8 +206,8 @@ def test_attempts_are_bounded(kit):
         ),
         (
             [("near", 1_001_000, {"expiry": UnixTime(1)})],
-            "No offer came: no chain of channels can carry 1,000 sat to the payee now, or the payee is away. "
-            "Try a smaller amount, or try again later.",
+            "What was offered no longer stands: it expired, was withdrawn, or the link to the neighbour that made it was lost. "
+            "Nothing was paid. Try again.",
         ),
     ],
 )

@@ -210,6 +210,38 @@ async def test_one_honest_helper_is_enough_to_see_a_spend_that_two_withhold(thre
     assert [each.is_fine for each in three.remote.helpers()] == [False, True, False]
 
 
+async def test_silence_of_a_helper_related_to_a_neighbour_counts_for_nothing(three, kit, autojump_clock):
+    await three.follow()
+    related = {three.hosts[each].peer_id: "it is the same node as the channel neighbour" for each in (0, 2)}
+    three.remote.set_related(related)
+    assert three.remote.doubt is not None
+    assert three.remote.doubt.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
+    assert three.remote.doubt.count("it is the same node as the channel neighbour") == 2
+    assert [(each.is_fine, each.looks_out) for each in three.remote.helpers()] == [
+        (False, True),
+        (True, True),
+        (False, True),
+    ]
+    three.remote.set_related({})
+    assert three.remote.doubt is None
+
+
+async def test_what_a_related_helper_proves_is_believed_all_the_same(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    three.remote.set_related({three.hosts[1].peer_id: "it is the same node as the channel neighbour"})
+    three.servers[0].lie = three.servers[2].lie = withholding(Matches)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    facts = await three.told()
+    height = three.chain.index.tip.height
+    assert OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height) in facts
+    assert [each.lies for each in three.remote.helpers()] == [1, 0, 1]
+
+
 async def test_the_silence_of_a_caught_liar_counts_for_nothing_any_more(three, kit, autojump_clock):
     coin = await three.confirmed_coin()
     await three.follow()

@@ -21,7 +21,7 @@ async def test_status_says_what_matters_and_shows_alarms_harmlessly(run: Any, no
     assert "wallet              1,000,000 sat" in lines
     assert "roles               client (dials out only)" in lines
     assert "up for              1 h 2 min" in lines
-    assert lines[-1] == "ALARM  the neighbour .[31mCarol closed by force"
+    assert lines[-2:] == ["WARNING  no watcher. looks after it", "ALARM  the neighbour .[31mCarol closed by force"]
     assert "\x1b" not in result.out
     assert (await run("status", "--listening")).out == ""
     assert m.Status.model_validate((await run("status", "--json")).json).network == "regtest"
@@ -45,13 +45,15 @@ async def test_helpers_are_shown_with_what_each_was_caught_at(run: Any, node: An
     lie = "it kept silent about 77\x1b in block 9"
     node.helping = (
         m.HelperInfo(peer_id=bob, connected=True, height=1234, lag=0, answers=7),
+        m.HelperInfo(peer_id=bob, connected=True, height=1234, lag=0, related="it is the same node"),
         m.HelperInfo(peer_id=carol, connected=False, problem="not connected", silences=1, lies=2, last_lie=lie),
     )
     listed = (await run("helpers")).out.splitlines()
     assert listed[1].split() == [bob, "fine", "1,234", "0", "7", "0", "0", "0"]
-    assert listed[2].split()[:9] == [carol, "not", "connected", "-", "-", "0", "1", "0", "2"]
-    assert listed[2].endswith("it kept silent about 77. in block 9")
-    assert [each["lies"] for each in (await run("helpers", "--json")).json] == [0, 2]
+    assert listed[2].split() == [bob, "it", "is", "the", "same", "node", "1,234", "0", "0", "0", "0", "0"]
+    assert listed[3].split()[:9] == [carol, "not", "connected", "-", "-", "0", "1", "0", "2"]
+    assert listed[3].endswith("it kept silent about 77. in block 9")
+    assert [each["lies"] for each in (await run("helpers", "--json")).json] == [0, 0, 2]
 
 
 async def test_cover_tells_who_holds_what_and_why_not(run: Any, node: Any, fake: ModuleType) -> None:
@@ -60,6 +62,27 @@ async def test_cover_tells_who_holds_what_and_why_not(run: Any, node: Any, fake:
     assert lines[-1] == ["abababab…abababab", "3", "1", "of", "1", "20,000", "sat", "partly", "covered.[31m"]
     found = m.Cover.model_validate((await run("cover", "--json")).json)
     assert found.channels[0].held[0].until_height == 900
+
+
+async def test_audit_tells_in_words_who_could_take_how_much(run: Any, node: Any, fake: ModuleType) -> None:
+    bob, carol, us = (peer_text(each) for each in (fake.BOB, fake.CAROL, fake.US))
+    assert (await run("audit")).out.splitlines() == [
+        f"channel abababab…abababab with {bob}",
+        "  While this node is away for 144 blocks or more, the neighbour alone could take up to 1,500 sat by publishing an old"
+        " state of the channel:",
+        f"    neighbour {bob}",
+        "  While this node is up, these 2 together could take up to 7.001 sat of the payments in flight by hiding the chain"
+        " from it until they expire:",
+        f"    neighbour {bob}",
+        f"    helper and watcher {carol}; helper {us}",
+        "      as one: this one has the same operator (a.[31m) as that one",
+        "  WARNING  no watcher looks after it",
+        "",
+        f"channel cdcdcdcd…cdcdcdcd with {carol}",
+        "  Nobody could take anything now: there is no old state of it, and no payment is in flight.",
+        "",
+    ]
+    assert m.Audit.model_validate((await run("audit", "--json")).json) == await node.audit()
 
 
 async def test_bounties_tell_rewards_and_lost_outputs(run: Any, node: Any, fake: ModuleType) -> None:
@@ -100,6 +123,7 @@ async def test_a_channel_is_opened_followed_listed_and_closed(run: Any, node: An
     listed = (await run("channel", "list")).out.splitlines()
     assert len(listed) == 3
     assert "498,999.5 sat" in listed[1]
+    assert all(line.endswith("nobody watches it") for line in listed[1:])
     prefix = waited.json["channel_id"][:10]
     closing = await run("channel", "close", prefix, "--force", "--wait", "--json")
     assert (closing.json["phase"], closing.json["closing_txid"]) == ("closing by force", "cd" * 32)
@@ -293,6 +317,7 @@ async def test_stop_ends_the_node_and_waits_for_it(run: Any, node: Any, data_dir
         ("stop",),
         ("peers",),
         ("helpers",),
+        ("audit",),
         ("connect", "/ip4/127.0.0.1/tcp/1"),
         ("disconnect", "x"),
         ("channel", "list"),

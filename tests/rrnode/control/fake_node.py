@@ -76,6 +76,7 @@ class FakeNode:
             payments_live=0,
             forwards_live=0,
             alarms=("the neighbour \x1b[31mCarol closed by force",),
+            warnings=("no watcher\x1b looks after it",),
         )
 
     async def stop(self) -> None:
@@ -144,7 +145,7 @@ class FakeNode:
             note="waits for 3 confirmations",
         )
         self._channel_is(opening, "the funding transaction is published")
-        open_ = opening.model_copy(update={"phase": "open", "usable": True, "note": ""})
+        open_ = opening.model_copy(update={"phase": "open", "usable": True, "note": "", "warning": "nobody watches it"})
         self._due.append((open_, "the channel is open"))
         return opening
 
@@ -162,6 +163,32 @@ class FakeNode:
                     held=(held,),
                     note="partly covered\x1b[31m",
                 ),
+            ),
+        )
+
+    async def audit(self) -> m.Audit:
+        bob, carol = (peer_text(each) for each in (BOB, CAROL))
+        neighbour = m.AuditParty(peers=(m.AuditPeer(peer_id=bob, roles=("neighbour",)),))
+        both = m.AuditParty(
+            peers=(
+                m.AuditPeer(peer_id=carol, roles=("helper", "watcher")),
+                m.AuditPeer(peer_id=peer_text(US), roles=("helper",)),
+            ),
+            why=("this one has the same operator (a\x1b[31m) as that one",),
+        )
+        alone = m.AuditSet(when="away", means="old state", at_stake_msat=1_500_000, parties=(neighbour,))
+        hidden = m.AuditSet(when="up", means="payments in flight", at_stake_msat=7_001, parties=(neighbour, both))
+        return m.Audit(
+            own_chain=False,
+            channels=(
+                m.ChannelAudit(
+                    channel_id="ab" * 32,
+                    peer_id=bob,
+                    to_self_delay_blocks=144,
+                    sets=(alone, hidden),
+                    warning="no watcher looks after it",
+                ),
+                m.ChannelAudit(channel_id="cd" * 32, peer_id=carol, to_self_delay_blocks=144, sets=()),
             ),
         )
 

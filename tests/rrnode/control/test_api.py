@@ -31,6 +31,7 @@ async def test_reading_answers_with_the_documented_models(client: httpx.AsyncCli
     expected: dict[str, Any] = {
         "status": m.Status,
         "contact": m.ContactInfo,
+        "audit": m.Audit,
         "routes": m.Routes,
         "wallet/balance": m.WalletBalance,
     }

@@ -66,8 +66,12 @@ async def test_hello_tells_both_sides_who_the_other_is(world, clock) -> None:
     client, server = world.host(1, listen=False, switches=2), world.host(2, switches=5)
     async with running(client, server), client.events() as at_client, server.events() as at_server:
         assert await client.dial(await world.address(server, client)) == server.peer_id
-        theirs = PeerConnected(peer=server.peer_id, inbound=False, switches=5, agent="n2")
-        ours = PeerConnected(peer=client.peer_id, inbound=True, switches=2, agent="n1")
+        dialled, came_from = client.connected()[server.peer_id].address, server.connected()[client.peer_id].address
+        kind = server.addresses()[0].split("/")[1]
+        assert {each.split("/")[1] for each in (dialled, came_from)} == {kind}
+        assert kind == "memory" or {each.split("/")[2] for each in (dialled, came_from)} == {"127.0.0.1"}
+        theirs = PeerConnected(peer=server.peer_id, inbound=False, switches=5, agent="n2", address=dialled)
+        ours = PeerConnected(peer=client.peer_id, inbound=True, switches=2, agent="n1", address=came_from)
         assert await next_event(at_client) == theirs
         assert await next_event(at_server) == ours
         assert client.connected() == {server.peer_id: theirs}

@@ -3,6 +3,7 @@
 In each: a clear sentence, nothing half-written, and no further write until the database is opened anew.
 """
 
+import logging
 import os
 import resource
 import signal
@@ -68,6 +69,15 @@ def test_a_database_that_another_program_holds_is_not_waited_for_for_ever(
     other.close()
     with pytest.raises(StorageFailed, match="an earlier write failed"):
         store.commit([StorePayment(payment=kit.payment(1))])
+
+
+def test_the_database_logs_statements_and_never_what_is_stored(
+    opened: Opened, kit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="sqlalchemy")
+    opened().commit([StorePayment(payment=kit.payment(1))])
+    assert "INSERT INTO payments" in caplog.text
+    assert "hashhash" not in caplog.text  # the first of its values
 
 
 def test_a_damaged_row_is_named(opened: Opened, kit: Any, path: Path) -> None:
