@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from rrnode.demo.network import free_port
-from rrnode.host.peers import peer_of
+from rrnode.host.peer_text import peer_of
 from tools.bench.crowd_worker import EDGE
 from tools.bench.nodes import Orders, WorkerFailed
 from tools.bench.table import Row, bench
@@ -159,7 +159,11 @@ def _rows(count: int) -> Iterator[Row]:
     )
     yield Row(what="  a crowd comes in", figure=ours.accept, unit="clients/s", floor=raw.accept, floor_is=bare)
     yield Row(
-        what="  the crowd comes back after a restart", figure=ours.again, unit="clients/s", floor=raw.again, floor_is=bare
+        what="  the crowd comes back after a restart",
+        figure=ours.again,
+        unit="clients/s",
+        floor=raw.again,
+        floor_is=bare,
     )
     calm = median(ours.pushes)
     yield Row(
@@ -170,7 +174,11 @@ def _rows(count: int) -> Iterator[Row]:
         floor_is=bare,
     )
     yield Row(
-        what="    the slowest of a hundred", figure=ours.pushes[-1] * 1e3, unit="ms", floor=raw.pushes[-1] * 1e3, floor_is=bare
+        what="    the slowest of a hundred",
+        figure=ours.pushes[-1] * 1e3,
+        unit="ms",
+        floor=raw.pushes[-1] * 1e3,
+        floor_is=bare,
     )
     yield Row(
         what="  the same while one client asks as fast as it can",

@@ -23,7 +23,7 @@ from protocols.ids import PaymentHash, PeerId
 from protocols.routing.config import BudgetConfig, RoutingConfig
 from protocols.routing.engine import Engine
 from protocols.routing.events import BundleReceived, Liquidity, LiquidityChanged, NeighbourUp, RoutingEvent, Subscribed
-from protocols.units import MAX_MSAT, AssetId, Msat, UnixTime
+from protocols.units import MAX_MSAT, AssetId, UnixTime
 from protocols.wire.routing import RoutingMessage
 from protocols.wire.subscribe import CODEC, PROTOCOL, Offers, Query, Subscribe
 from rrnode.errors import LinkClosed, Unreachable
@@ -276,8 +276,8 @@ class RawClients:
 def _raw_host(secret: bytes, most: int) -> Any:
     from libp2p import new_host
     from libp2p.crypto.secp256k1 import create_new_key_pair
-    from libp2p.network.config import ConnectionConfig
     from libp2p.network.auto_connector import AutoConnector
+    from libp2p.network.config import ConnectionConfig
     from libp2p.peer.peerstore import PeerStore
 
     async def nobody(_self: Any) -> None:
@@ -350,7 +350,7 @@ async def _being_clients(clients: "OurClients | RawClients", order: dict[str, An
 async def main(role: str, kind: str, text: str) -> None:
     """Take orders until standard input ends."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    made = {
+    made: Any = {
         ("serve", "ours"): OurServer,
         ("serve", "raw"): RawServer,
         ("clients", "ours"): OurClients,
