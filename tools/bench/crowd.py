@@ -20,7 +20,7 @@ from tools.bench.crowd_worker import EDGE
 from tools.bench.nodes import Orders, WorkerFailed
 from tools.bench.table import Row, bench
 
-QUICK, MANY = 300, 5000
+QUICK, MANY = 200, 5000
 PROCESSES = 4  # of clients: a process holds some thousand hosts
 AT_ONCE = 8  # dials under way per process
 IDLE_SECONDS = 15
