@@ -65,7 +65,7 @@ from rrnode.guard import Keeper
 from rrnode.guards import Guards
 from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
-from rrnode.host.peer_text import join_address
+from rrnode.host.peer_text import from_text, join_address
 from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.chainfacts import ChainFactsServer
@@ -226,6 +226,8 @@ class Node:
                 now=self.now,
                 most=settings.limits.max_clients,
                 is_neighbour=self.neighbours.__contains__,
+                followers=frozenset(map(from_text, settings.roles.followers)),
+                first_number=int(self.started_at * 1e6),
             )
         self.chain_facts: ChainFactsServer | None = None
         if settings.roles.chain and isinstance(self.backend, WholeChain):

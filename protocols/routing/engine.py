@@ -14,6 +14,7 @@ from protocols.routing.admission import Record, refusal
 from protocols.routing.config import RoutingConfig
 from protocols.routing.events import (
     BundleReceived,
+    FeedOffers,
     FloodEnded,
     FloodRequested,
     KeptOffer,
@@ -69,6 +70,7 @@ class Engine:
         self._want_ends: Expiries[PaymentHash] = Expiries()
         self._assets: dict[AssetId, AssetId] = {}  # one copy of each
         self._timer: UnixTime | None = None
+        self._fed: list[RoutingMessage] = []
 
     def handle(self, event: RoutingEvent) -> list[RoutingEffect]:
         """Take one event; the effects are to be done in this order.
@@ -115,6 +117,9 @@ class Engine:
             case _:
                 assert_never(event)
         first.extend(self._quoter.effects())
+        if self._fed:
+            first.append(FeedOffers(offers=tuple(self._fed)))
+            self._fed.clear()
         self._set_timer(first)
         return first
 
@@ -338,6 +343,8 @@ class Engine:
             self._dropped[Drop.TOO_DEAR] += 1
             return
         neighbour.record.taken += 1
+        if self.config.feeds:
+            self._fed.append(message)
         while (full := self._table.overfull()) is not None:
             self._dropped[Drop.EVICTED] += 1
             self._remove(*full)
@@ -424,6 +431,8 @@ class Engine:
         self._floods[payment_hash] = flood
         self._flood_ends.add(payment_hash, Expiries.bucket(event.expiry))
         self._quoter.flood(payment_hash, flood)
+        if self.config.feeds:
+            self._fed.append(self._quoter.flood_message(payment_hash, flood))
 
     def _want(self, event: OffersWanted, effects: list[RoutingEffect]) -> None:
         payment_hash = event.payment_hash

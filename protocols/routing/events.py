@@ -198,6 +198,13 @@ class PushOffers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeedOffers:
+    """What was taken into the table, or asked by ourselves: for those who follow everything (`RoutingConfig.feeds`)."""
+
+    offers: tuple[RoutingMessage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionAccepted:
     subscriber: PeerId
     request: int
@@ -230,7 +237,9 @@ class SetTimer:
     at: UnixTime
 
 
-RoutingEffect = SendOffers | PushOffers | SubscriptionAccepted | SubscriptionRefused | OfferArrived | SetTimer
+RoutingEffect = (
+    SendOffers | PushOffers | FeedOffers | SubscriptionAccepted | SubscriptionRefused | OfferArrived | SetTimer
+)
 
 # --- answers to queries ---------------------------------------------------------------------------------------------
 

@@ -159,7 +159,7 @@ class Quoter:
                 subscriber = self.neighbours[peer]
                 if not (subscriber.up and subscriber.routes) and flood.amount.asset in subscriber.links:
                     link = subscriber.links[flood.amount.asset]
-                    self._push(link, self._flood_message(payment_hash, flood), again=False)
+                    self._push(link, self.flood_message(payment_hash, flood), again=False)
 
     def again(self, entry: Entry, now: UnixTime) -> None:
         """An offer of this hash has ended: the quotes that rested on it have too, so quote the best of what is left."""
@@ -243,7 +243,7 @@ class Quoter:
         """
         flood = self.floods.get(payment_hash)
         if flood is not None:
-            return self._flood_message(payment_hash, flood) if flood.amount.asset == link.asset else None
+            return self.flood_message(payment_hash, flood) if flood.amount.asset == link.asset else None
         entry = self.table.entries.get(payment_hash)
         if entry is None or not self.config.routes:
             return None
@@ -306,7 +306,8 @@ class Quoter:
         )
 
     @staticmethod
-    def _flood_message(payment_hash: PaymentHash, flood: Flood) -> RoutingMessage:
+    def flood_message(payment_hash: PaymentHash, flood: Flood) -> RoutingMessage:
+        """What we ask for as the payee, as a neighbour hears it."""
         return RoutingMessage(
             payment_hash=payment_hash,
             asset=flood.amount.asset,
@@ -319,7 +320,7 @@ class Quoter:
         )
 
     def _send_flood(self, payment_hash: PaymentHash, flood: Flood, link: Link) -> None:
-        self._send(payment_hash, flood.sent, link, self._flood_message(payment_hash, flood))
+        self._send(payment_hash, flood.sent, link, self.flood_message(payment_hash, flood))
 
     def _send_best(self, entry: Entry, link: Link, now: UnixTime) -> None:
         message = self.best(entry.payment_hash, link, now, flooding=True)

@@ -51,7 +51,7 @@ class Query(Message, frozen=True, tag=2):
 
 
 class Follow(Message, frozen=True, tag=3):
-    """The full feed of bundles from a number on; only for keys that the server's owner lists."""
+    """The full feed from a number on; only for keys that the server's owner lists. Once per stream."""
 
     request: U32
     from_number: U63
@@ -89,6 +89,22 @@ class Stop(Message, frozen=True, tag=8):
     reason: Text
 
 
+class Following(Message, frozen=True, tag=9):
+    """Reply to `Follow`: the number of the first bundle that comes; above `from_number` when older ones are gone, below it
+    when there are not so many."""
+
+    request: U32
+    first: U63
+
+
+class Fed(Message, frozen=True, tag=10):
+    """A bundle of the full feed: offers as the server took them, priced for nobody. A gap in the numbers is what a
+    follower that was too slow has missed."""
+
+    number: U63
+    offers: Annotated[tuple[RoutingMessage, ...], Meta(min_length=1, max_length=MAX_BUNDLE)]
+
+
 class RefusalCode:
     """Why a request was refused or a stream stopped."""
 
@@ -102,5 +118,7 @@ class RefusalCode:
 
 
 MAX_SECONDS = 24 * 3600
-SubscribeMessage = Subscribe | Unsubscribe | Query | Follow | Accepted | Refused | Offers | Answer | Stop
+SubscribeMessage = (
+    Subscribe | Unsubscribe | Query | Follow | Accepted | Refused | Offers | Answer | Stop | Following | Fed
+)
 CODEC: Codec[SubscribeMessage] = Codec(SubscribeMessage, PROTOCOL)

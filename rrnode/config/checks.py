@@ -11,7 +11,7 @@ from protocols.errors import DecodeError
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_operator, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
-from rrnode.host.peer_text import split_address
+from rrnode.host.peer_text import from_text, split_address
 from rrnode.relations import Known, known, relation
 
 MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
@@ -27,6 +27,7 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _locks(settings)
     yield from _channels(settings)
     yield from _watchers(settings)
+    yield from _followers(settings)
     seen = set()
     priced = set()
     for text in settings.fees.neighbours:
@@ -193,6 +194,16 @@ def _related(settings: Settings, section: str, key: str, addresses: Iterable[str
                 hint = f"choose {key} that different people run, or set {section}.allow_related = true"
                 yield section, key, f"of which {address[:120]!r} {why} as another one", hint
         before.append(mine)
+
+
+def _followers(settings: Settings) -> Iterator[Problem]:
+    for text in settings.roles.followers:
+        try:
+            from_text(text)
+        except DecodeError as error:
+            yield "roles", "followers", f"and one of them is no peer id: {error}", "write it like 16Uiu2HA..."
+    if settings.roles.followers and not settings.roles.route:
+        yield "roles", "followers", "but a node that does not route has no feed", "set roles.route = true"
 
 
 def _locks(settings: Settings) -> Iterator[Problem]:

@@ -62,6 +62,9 @@ class RoleSettings:
     chain: bool = setting(False, "serve chain facts to clients and publish their transactions")
     watch: bool = setting(False, "take remedies of others and hunt bounties")
     mailbox: bool = setting(False, "keep sealed payment initializations for clients that are away")
+    followers: tuple[str, ...] = setting(
+        (), "route: peer ids that may follow all offers that reach this node; they learn what its neighbours ask"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,6 +481,7 @@ class Settings:
             delta=self.locks.lock_delta,
             max_lock_blocks=self.locks.max_lock,
             max_offers=self.limits.table_offers,
+            feeds=bool(self.roles.followers),
         )
 
     def wait_policy(self) -> WaitPolicy:

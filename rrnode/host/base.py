@@ -22,7 +22,7 @@ import trio
 
 from protocols.ids import PeerId
 
-HEARTBEAT_EVERY = 8.0  # seconds without hearing anything before a ping goes out
+HEARTBEAT_EVERY = 10.0  # seconds without hearing anything before a ping goes out
 LOST_AFTER = 25.0  # seconds of silence after which the peer is lost (issue: within 30 s)
 QUEUE_FRAMES = 256  # frames queued per stream and direction before back-pressure
 QUEUE_BYTES = 1 << 20  # bytes queued likewise: what one stream of a slow or hostile peer may make us hold
@@ -51,6 +51,8 @@ class HostConfig:
         max_per_address: inbound connections of one IP address.
         max_streams: open streams of one peer.
         listen_backlog: of the listening socket.
+        share_port: several processes of one identity may listen on one port; the kernel spreads connections over them. Off,
+            a port that is in use is refused (LIBP2P.md B17).
     """
 
     heartbeat_every: float = HEARTBEAT_EVERY
@@ -68,6 +70,7 @@ class HostConfig:
     max_per_address: int = 64
     max_streams: int = 64
     listen_backlog: int = 256
+    share_port: bool = False
 
 
 @dataclass(slots=True)

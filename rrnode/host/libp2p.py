@@ -206,7 +206,7 @@ class LibP2PHost(LinkedHost):
         listeners: list[trio.SocketListener] = []
         try:
             for where in self._listen:
-                listeners += await sockets.listen(where, self.config.listen_backlog)
+                listeners += await sockets.listen(where, self.config.listen_backlog, share=self.config.share_port)
             bound = (sockets.multiaddr_of(listener.socket.getsockname()) for listener in listeners)
             self._bound = tuple(reachable for where in bound for reachable in sockets.reachable(where))
             self._make_host()

@@ -33,6 +33,7 @@ from rrnode.host.transport import ByteStream, Connection
 log = structlog.get_logger("rrnode.host")
 
 _REPLACED = "a newer connection took its place"
+_LOOKED_AT_ONCE = 100  # links, some tenths of a millisecond, before other tasks get their turn
 _LINKS_PER_PEER = 4  # connections of one peer at a time, before and after Hello: a crossing needs two
 
 
@@ -56,6 +57,7 @@ class Link:
         self.streams: set[QueuedStream] = set()
         self.newest: dict[str, QueuedStream] = {}  # by protocol, inbound
         self.heard = True  # since the heartbeat looked last
+        self.silence, self.pinged_at, self.nonce = 0.0, 0.0, 0  # the heartbeat's own
 
     def on_heard(self) -> None:
         self.heard = True
@@ -130,6 +132,7 @@ class LinkedHost(Host):
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self._heartbeats)
                 try:
                     async with self._transport():
                         try:
@@ -327,7 +330,6 @@ class LinkedHost(Host):
         self._links[link.peer] = link
         link.linked.set()
         assert link.nursery is not None
-        link.nursery.start_soon(self._heartbeat, link)
         link.nursery.start_soon(self._listen_to_control, link, control)
         self._tell(link.info)
         if link.peer in self._arrived:
@@ -465,33 +467,42 @@ class LinkedHost(Host):
         # An older link of ours is no crossing: the peer would not dial if it still had it.
         return trio.current_time() - link.linked_at < self.config.dial_timeout
 
-    async def _heartbeat(self, link: Link) -> None:
-        """Ping when nothing was heard for a while, end the link when nothing is heard for too long.
+    async def _heartbeats(self) -> None:
+        """Ping whom nothing was heard of for a while, end the links of which nothing is heard for too long.
 
-        Silence is counted in ticks of our own, so that a process that slept does not take its peers for dead.
+        One task for all: a timer for each of thousands of idle links costs more than the pings. Silence is counted in ticks
+        of our own, so that a process that slept does not take its peers for dead. Whoever dialled pings first; the other
+        does so only when that does not come.
         """
-        every, lost_after = self.config.heartbeat_every, self.config.lost_after
-        tick = min(every, lost_after) / 4
-        silence, pinged_at, nonce = 0.0, 0.0, 0
+        tick = min(self.config.heartbeat_every, self.config.lost_after) / 4
         while True:
             await trio.sleep(tick)
-            if link.heard:
-                link.heard, silence, pinged_at = False, 0.0, 0.0
-            else:
-                silence += tick
-            if silence >= lost_after:
-                self.counters.lost_peers += 1
-                link.end(f"nothing heard for {lost_after:g} s")
-                return
-            if silence - pinged_at >= every and link.control is not None:
-                nonce, pinged_at = nonce + 1, silence
-                try:
-                    link.control.send_nowait(wire.CODEC.encode(wire.Ping(nonce=nonce & 0xFFFFFFFF)))
-                except trio.WouldBlock:
-                    pass  # the writer is stuck: silence or the stall watch will tell
-                except LinkClosed as error:
-                    link.end(str(error))
-            self._drop_stalled(link)
+            for number, link in enumerate(list(self._links.values()), start=1):
+                self._look_at(link, tick)
+                if number % _LOOKED_AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+
+    def _look_at(self, link: Link, tick: float) -> None:
+        if link.ended.is_set():
+            return
+        if link.heard:
+            link.heard, link.silence, link.pinged_at = False, 0.0, 0.0
+        else:
+            link.silence += tick
+        if link.silence >= self.config.lost_after:
+            self.counters.lost_peers += 1
+            link.end(f"nothing heard for {self.config.lost_after:g} s")
+            return
+        every = self.config.heartbeat_every + (tick if link.inbound else 0)
+        if link.silence - link.pinged_at >= every and link.control is not None:
+            link.nonce, link.pinged_at = link.nonce + 1 & 0xFFFFFFFF, link.silence
+            try:
+                link.control.send_nowait(wire.CODEC.encode(wire.Ping(nonce=link.nonce)))
+            except trio.WouldBlock:
+                pass  # the writer is stuck: silence or the stall watch will tell
+            except LinkClosed as error:
+                link.end(str(error))
+        self._drop_stalled(link)
 
     def _drop_stalled(self, link: Link) -> None:
         now = trio.current_time()

@@ -78,17 +78,38 @@ def reachable(where: str) -> tuple[str, ...]:
     return (*found, multiaddr_of((inside, port)))
 
 
-async def listen(where: str, backlog: int) -> list[trio.SocketListener]:
-    """Listen on one multiaddr. Unlike libp2p's listener it shares the port with nobody (B17).
+async def listen(where: str, backlog: int, *, share: bool = False) -> list[trio.SocketListener]:
+    """Listen on one multiaddr.
+
+    Args:
+        share: with other processes of this user that also share it; else with nobody, unlike libp2p's listener (B17).
 
     Raises:
         Unreachable: in use, not ours, or no such form.
     """
     host, port = host_and_port(where)
     try:
-        return list(await trio.open_tcp_listeners(port, host=host, backlog=backlog))
+        if not share:
+            return list(await trio.open_tcp_listeners(port, host=host, backlog=backlog))
+        return [await _shared(host, port, backlog)]
     except OSError as error:
         raise Unreachable(f"cannot listen on {where}: {_reason(error)}") from None
+
+
+async def _shared(host: str, port: int, backlog: int) -> trio.SocketListener:
+    family, kind, protocol, _, address = (
+        await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE)
+    )[0]
+    listening = trio.socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        listening.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
+        await listening.bind(address)
+        listening.listen(backlog)
+    except BaseException:
+        listening.close()
+        raise
+    return trio.SocketListener(listening)
 
 
 async def connect(where: str) -> trio.SocketStream:

@@ -15,6 +15,7 @@ from protocols.routing.bundles import Inbox, Outbox
 from protocols.routing.engine import Engine
 from protocols.routing.events import (
     BundleReceived,
+    FeedOffers,
     NeighbourDown,
     NeighbourUp,
     OfferArrived,
@@ -35,7 +36,7 @@ ACKNOWLEDGE_WITHIN = 1.0  # seconds; a quiet link acknowledges this late, so tha
 ACKNOWLEDGE_AFTER = 16  # bundles taken; a quarter of what a sender keeps before it stops (`MAX_UNACKNOWLEDGED`)
 FIRST_MESSAGE_WITHIN = 10.0  # seconds for the peer's Resume
 
-SubscriptionEffect = PushOffers | SubscriptionAccepted | SubscriptionRefused
+SubscriptionEffect = PushOffers | FeedOffers | SubscriptionAccepted | SubscriptionRefused
 
 
 class _Line:
@@ -129,7 +130,7 @@ class RoutingService:
                 case SetTimer():
                     self._timer_at = effect.at
                     self._timer_changed.set()
-                case PushOffers() | SubscriptionAccepted() | SubscriptionRefused():
+                case PushOffers() | FeedOffers() | SubscriptionAccepted() | SubscriptionRefused():
                     self._subscriptions(effect)
 
     def forget(self, peer: PeerId) -> None:

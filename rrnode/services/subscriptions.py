@@ -16,6 +16,7 @@ from protocols.ids import PaymentHash, PeerId
 from protocols.routing.bundles import OfferQueue
 from protocols.routing.events import (
     BundleReceived,
+    FeedOffers,
     PushOffers,
     RoutingEvent,
     Subscribed,
@@ -24,6 +25,7 @@ from protocols.routing.events import (
     SubscriptionRefused,
     Unsubscribed,
 )
+from protocols.routing.feed import Feed
 from protocols.units import UnixTime
 from protocols.wire.routing import RoutingMessage
 from protocols.wire.subscribe import (
@@ -33,7 +35,9 @@ from protocols.wire.subscribe import (
     PROTOCOL,
     Accepted,
     Answer,
+    Fed,
     Follow,
+    Following,
     Offers,
     Query,
     RefusalCode,
@@ -53,22 +57,29 @@ log = structlog.get_logger(__name__)
 Tell = Callable[[RoutingEvent], None]
 
 MOST_ANSWERS = 16  # to requests of one subscriber, not yet written; beyond it we read no further request
+PAUSE = 0.2  # seconds in which one who asks too fast is not read: a refusal costs us as much as it costs to ask
 FIRST_REPEAT = 0.5  # seconds before subscriptions that were refused are asked for again; doubles
 LAST_REPEAT = 30.0
 MOST_ASKED = 1024  # requests that a server has not answered; then it never will
 
 
 class _Subscriber:
-    """What waits for one subscriber: control answers first, then offers."""
+    """What waits for one subscriber: control answers first, then offers, then what it follows from a number on."""
 
-    __slots__ = ("answers", "offers", "stream", "wake", "written")
+    __slots__ = ("answers", "follows", "offers", "stream", "wake", "written")
 
     def __init__(self, stream: FrameStream) -> None:
         self.stream = stream
-        self.answers: list[Accepted | Refused | Answer] = []  # one per request, and requests are read one by one
+        self.answers: list[Accepted | Refused | Answer | Following] = []  # one per request, which are read one by one
         self.offers = OfferQueue()
+        self.follows: int | None = None  # the number of the next bundle of the full feed
         self.wake = trio.Event()
         self.written = trio.Event()  # the writer has taken the answers that waited
+
+    def was_too_fast(self) -> bool:
+        """Whether its last request was refused for coming too soon."""
+        last = self.answers[-1] if self.answers else None
+        return isinstance(last, Refused) and last.code == RefusalCode.TOO_FAST
 
 
 class SubscriptionServer:
@@ -81,6 +92,8 @@ class SubscriptionServer:
         now: unix time.
         most: subscribers at once; one more is told so.
         is_neighbour: whether there is a channel with this peer; a stranger is told so and takes nobody's place.
+        followers: who may follow the full feed, neighbour or not.
+        first_number: of the feed (`Feed`).
     """
 
     def __init__(
@@ -92,9 +105,12 @@ class SubscriptionServer:
         now: Callable[[], UnixTime],
         most: int,
         is_neighbour: Callable[[PeerId], bool] = lambda peer: True,
+        followers: frozenset[PeerId] = frozenset(),
+        first_number: int = 1,
     ) -> None:
         self._tell, self._answer, self._now, self._most = tell, answer, now, most
-        self._is_neighbour = is_neighbour
+        self._is_neighbour, self._followers = is_neighbour, followers
+        self._feed = Feed(first_number)
         self._subscribers: dict[PeerId, _Subscriber] = {}
         self._queries = Allowance(per_key=5, burst=20, total=2000)
         self._arrivals = Allowance(per_key=1, burst=20, total=1000)
@@ -103,8 +119,13 @@ class SubscriptionServer:
     def __len__(self) -> int:
         return len(self._subscribers)
 
-    def perform(self, effect: PushOffers | SubscriptionAccepted | SubscriptionRefused) -> None:
-        """Queue what the engine has for a subscriber; never waits."""
+    def perform(self, effect: PushOffers | FeedOffers | SubscriptionAccepted | SubscriptionRefused) -> None:
+        """Queue what the engine has for subscribers; never waits."""
+        if isinstance(effect, FeedOffers):
+            self._feed.put(effect.offers)
+            for peer in self._followers & self._subscribers.keys():
+                self._subscribers[peer].wake.set()
+            return
         subscriber = self._subscribers.get(effect.subscriber)
         if subscriber is None:
             return
@@ -122,7 +143,7 @@ class SubscriptionServer:
         if not self._arrivals.take(peer):
             stream.reset()
             return
-        if not self._is_neighbour(peer):
+        if not self._is_neighbour(peer) and peer not in self._followers:
             await stream.send(CODEC.encode(Stop(RefusalCode.NO_CHANNEL, "subscriptions are for channel neighbours")))
             return
         if len(self._subscribers) >= self._most and peer not in self._subscribers:
@@ -172,13 +193,14 @@ class SubscriptionServer:
                 case Query():
                     self._query(subscriber, message, now)
                 case Follow():
-                    reason = "the full feed is only for keys that this server's owner lists"
-                    subscriber.answers.append(Refused(message.request, RefusalCode.NOT_LISTED, reason))
+                    self._follow(subscriber, message)
                 case Stop():
                     return
                 case _:
                     raise PeerProtocolError(f"{type(message).__name__} from a subscriber")
             subscriber.wake.set()
+            if subscriber.was_too_fast():
+                await trio.sleep(PAUSE)  # what it sends meanwhile waits unread, and then with its sender
             await trio.lowlevel.checkpoint()
             while len(subscriber.answers) >= MOST_ANSWERS:  # it asks without reading what it is told
                 await subscriber.written.wait()
@@ -191,6 +213,17 @@ class SubscriptionServer:
             return
         hashes = tuple(PaymentHash(each) for each in message.hashes)
         subscriber.answers.append(Answer(message.request, self._answer(peer, hashes, now)))
+
+    def _follow(self, subscriber: _Subscriber, message: Follow) -> None:
+        if subscriber.stream.peer not in self._followers:
+            reason = "the full feed is only for keys that this server's owner lists"
+            subscriber.answers.append(Refused(message.request, RefusalCode.NOT_LISTED, reason))
+        elif subscriber.follows is not None:
+            reason = "this stream follows already"
+            subscriber.answers.append(Refused(message.request, RefusalCode.BAD_REQUEST, reason))
+        else:
+            subscriber.follows = first = self._feed.from_number(message.from_number)
+            subscriber.answers.append(Following(message.request, first))
 
     async def _write(self, subscriber: _Subscriber) -> None:
         """One write at a time: while it goes out, cheaper offers replace those that wait."""
@@ -206,9 +239,13 @@ class SubscriptionServer:
             offers = subscriber.offers.take(self._now())
             if offers:
                 await stream.send(CODEC.encode(Offers(next(numbers), offers)))
+            fed = None if subscriber.follows is None else self._feed.take(subscriber.follows)
+            if fed is not None:
+                subscriber.follows = fed[0] + 1
+                await stream.send(CODEC.encode(Fed(*fed)))
             if answers or offers:
                 await stream.flush()
-            else:
+            elif fed is None:  # bundles of the feed that wait leave together, as fast as they are read
                 await wake.wait()
 
 

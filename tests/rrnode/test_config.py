@@ -200,6 +200,8 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
         ),
         ("[channels]\nmaximum_to_self_delay = 5", "shorter than what we ask for ourselves (6)", ""),
         ("[wait]\nquiet_ms = 5000\nmaximum_ms = 10", "longer than wait.maximum_ms (10)", ""),
+        ('[roles]\nroute = true\nfollowers = ["16Uiu2"]', "one of them is no peer id", "16Uiu2HA"),
+        (f'[roles]\nfollowers = ["{PEER}"]', "a node that does not route has no feed", "roles.route"),
         ('[watch]\nwatchers = ["/ip4/1.2.3.4/tcp/5"]', "does not end in /p2p/<peer id>", "for example"),
         (
             f'[watch]\nwatchers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}", "/ip4/9.9.9.9/tcp/5/p2p/{PEER}"]\nallow_related = true',

@@ -4,6 +4,8 @@ import errno
 import ipaddress
 import random
 import socket
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +80,22 @@ async def test_two_hosts_do_not_share_a_port() -> None:
         with pytest.raises(Unreachable, match="is in use; is another node running"):
             async with other.running():
                 pass
+
+
+async def test_processes_of_one_identity_may_share_a_port_and_each_gets_some_of_the_connections() -> None:
+    sharing = replace(CONFIG, share_port=True)
+    one = LibP2PHost(bytes(31) + b"\x07", genesis=bytes(32), listen=("/ip4/127.0.0.1/tcp/0",), config=sharing)
+    async with one.running():
+        (address,) = one.addresses()
+        other = LibP2PHost(bytes(31) + b"\x07", genesis=bytes(32), listen=(split_address(address)[0],), config=sharing)
+        async with other.running(), AsyncExitStack() as stack:
+            for number in range(20, 44):  # that all meet one of the two has a chance of one in millions
+                client = host(number)
+                await stack.enter_async_context(client.running())
+                await client.dial(address)
+            assert len(one.connected()) + len(other.connected()) == 24
+            assert one.connected()
+            assert other.connected()
 
 
 async def test_a_failure_to_listen_frees_what_was_bound_before() -> None:
