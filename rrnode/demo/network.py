@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -82,10 +82,15 @@ class Spawned:
 
 
 class DemoNode:
-    """One node of the demo: its directory, its process, and its control API."""
+    """One node of the demo: its directory, its process, and its control API.
 
-    def __init__(self, name: str, data_dir: Path, settings: Mapping[str, str]) -> None:
+    Args:
+        within: what to put before a command, so that it runs in another network namespace.
+    """
+
+    def __init__(self, name: str, data_dir: Path, settings: Mapping[str, str], within: Sequence[str] = ()) -> None:
         self.name, self.data_dir, self.settings = name, data_dir, dict(settings)
+        self._within = tuple(within)
         self._spawned: Spawned | None = None
         self.client = ControlClient(data_dir)
         answer = rrnode("--datadir", str(data_dir), "init", *_sets(self.settings), "--json")
@@ -94,7 +99,7 @@ class DemoNode:
     def start(self, **more: str) -> None:
         """Start the process; `wait_until_up` follows."""
         self.settings |= {key.replace("__", "."): value for key, value in more.items()}
-        command = [sys.executable, "-m", "rrnode.cli", "--datadir", str(self.data_dir), "start"]
+        command = [*self._within, sys.executable, "-m", "rrnode.cli", "--datadir", str(self.data_dir), "start"]
         self._spawned = Spawned(self.name, command + _sets(self.settings), self.data_dir / "demo.log")
 
     def wait_until_up(self) -> Json:
@@ -199,11 +204,11 @@ class DemoNetwork:
     ) -> None:
         self.stop()
 
-    def start_chain(self, port: int) -> None:
-        """Start the embedded regtest as a process of its own, speaking Bitcoin Core's RPC."""
+    def start_chain(self, port: int, within: Sequence[str] = ()) -> None:
+        """Start the embedded regtest as a process of its own, speaking Bitcoin Core's RPC on 127.0.0.1 of its namespace."""
         folder = self.directory / "chain"
         folder.mkdir(mode=0o700)
-        command = [sys.executable, "-m", "rrnode.cli", "chain", "serve", "--datadir", str(folder)]
+        command = [*within, sys.executable, "-m", "rrnode.cli", "chain", "serve", "--datadir", str(folder)]
         self._chain = Spawned(
             "the chain", [*command, "--port", str(port), "--cookie", str(self.cookie)], folder / "log"
         )
@@ -212,7 +217,7 @@ class DemoNetwork:
 
         def there() -> bool:
             chain.check()
-            return self.cookie.exists() and _listens(port)
+            return self.cookie.exists() and (bool(within) or _listens(port))
 
         wait_for("the chain to start", there)
 
@@ -221,10 +226,10 @@ class DemoNetwork:
         """The settings of a node that reaches the chain itself."""
         return {"chain__kind": "bitcoind", "chain__url": self.chain_url, "chain__cookie_file": str(self.cookie)}
 
-    def add(self, name: str, **settings: str) -> DemoNode:
+    def add(self, name: str, within: Sequence[str] = (), **settings: str) -> DemoNode:
         """Make a node's directory; keyword `fees__ppm` is the setting fees.ppm."""
         chosen = {"node.network": "regtest"} | {key.replace("__", "."): value for key, value in settings.items()}
-        node = DemoNode(name, self.directory / name, chosen)
+        node = DemoNode(name, self.directory / name, chosen, within)
         self.nodes.append(node)
         return node
 
