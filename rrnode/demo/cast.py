@@ -12,15 +12,17 @@ class Cast:
 
     Attributes:
         nodes: those made so far.
-        miner: who makes blocks.
     """
-
-    miner = ""
 
     def __init__(self, network: DemoNetwork) -> None:
         self.network = network
         self.nodes: dict[str, DemoNode] = {}
         self._listening: dict[str, str] = {}
+
+    @property
+    def miner(self) -> str:
+        """Who makes blocks now."""
+        raise NotImplementedError
 
     def add_server(self, name: str, address: str, switches: tuple[str, ...], **settings: str) -> None:
         """A node that reaches the chain itself and listens."""

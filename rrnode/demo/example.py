@@ -42,7 +42,10 @@ Holdings = dict[tuple[str, str], dict[str, int]]
 class Example(Cast):
     """The nodes of the example network, by their letters."""
 
-    miner = MINER
+    @property
+    def miner(self) -> str:
+        """Always the same."""
+        return MINER
 
     # --- setting up -------------------------------------------------------------------------------------------------
 
