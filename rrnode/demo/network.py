@@ -345,7 +345,8 @@ def stage(directory: Path | None) -> Iterator[DemoNetwork]:
             yield network
     except UserError as error:
         failed = True
-        raise UserError(str(error), f"look at the logs in {chosen}") from None
+        logs = f"look at the logs in {chosen}"
+        raise UserError(str(error), f"{error.hint}; or {logs}" if error.hint else logs) from None
     finally:
         if not network.kept:
             network.stop()

@@ -122,6 +122,9 @@ def test_a_stage_is_cleared_when_all_went_well_and_keeps_its_logs_when_not(tmp_p
     (network.directory / "log").touch()
     with pytest.raises(UserError, match="is not empty"), stage(network.directory):
         pass
+    with pytest.raises(UserError) as refused, stage(tmp_path / "other"):
+        raise UserError("no luck", "try harder")
+    assert refused.value.hint == f"try harder; or look at the logs in {tmp_path / 'other'}"
 
 
 def test_a_past_that_a_journal_does_not_lead_to_is_not_put_back(tmp_path):
