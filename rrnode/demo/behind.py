@@ -5,8 +5,6 @@ A --NAT--\\                 A and E listen nowhere, dial out only, and hold no c
 E --NAT--/    T            network of its own.
 """
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,9 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from rrnode.control.client import Json
-from rrnode.demo.example import BURN, MATURITY, SHORT
+from rrnode.demo.cast import BURN, MATURITY, Cast
+from rrnode.demo.example import SHORT
 from rrnode.demo.nat import SERVER_ADDRESSES, NatLab, nat_lab
-from rrnode.demo.network import DemoNetwork, DemoNode, interrupted_cleanly, wait_for
+from rrnode.demo.network import DemoNetwork, stage, wait_for
 from rrnode.demo.screen import Screen, sat
 from rrnode.errors import UserError
 
@@ -27,11 +26,17 @@ CLIENTS = {"A": 0, "E": 1}  # behind which NAT
 SERVER_OF = {"A": "R", "E": "S"}  # the neighbour of each client
 CHANNELS = (("R", "A"), ("R", "S"), ("S", "E"))  # funder first: a new client gets a channel from its server
 CAPACITY_SAT = 2_000_000
-PUSHED_MSAT = {"A": 800_000_000, "S": 800_000_000, "E": 300_000_000}  # given along with the channel, so that all can pay
+PUSHED_MSAT = {
+    "A": 800_000_000,
+    "S": 800_000_000,
+    "E": 300_000_000,
+}  # given along with the channel, so that all can pay
 AMOUNT_MSAT = 20_000_000
 COIN_SAT = 20_000_000
 MINER = "R"
-BACK = 180.0  # seconds in which a client must be back after a trouble; it notices within 30, and tries again with back-off
+BACK = (
+    180.0  # seconds in which a client must be back after a trouble; it notices within 30, and tries again with back-off
+)
 ASLEEP_MAXIMUM_MS = 300_000  # how long A waits for a payee that sleeps
 
 
@@ -45,28 +50,24 @@ def run(directory: Path | None = None, console: Console | None = None) -> Json:
         UserError: this machine cannot hold such a network, or something did not go as it should.
     """
     screen = Screen(console or Console())
-    place = directory or Path(tempfile.mkdtemp(prefix="rrnode-demo-"))
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
     began = time.monotonic()
-    try:
-        with interrupted_cleanly(), nat_lab() as lab, DemoNetwork(place) as network:
-            story = _Story(lab, network, screen)
-            story.set_up()
-            story.pay()
-            story.troubles()
-            story.asleep()
-        screen.title("What next")
-        screen.say(f"That took {time.monotonic() - began:.0f} seconds. Nothing is left running, and no namespace is left.")
-        return {"payments": story.settled, "away_seconds": story.away}
-    finally:
-        if directory is None:
-            shutil.rmtree(place, ignore_errors=True)
+    with nat_lab() as lab, stage(directory) as network:
+        story = _Story(lab, network, screen)
+        story.set_up()
+        story.pay()
+        story.troubles()
+        story.asleep()
+    screen.title("What next")
+    screen.say(f"That took {time.monotonic() - began:.0f} seconds. Nothing is left running, and no namespace is left.")
+    return {"payments": story.settled, "away_seconds": story.away}
 
 
-class _Story:
+class _Story(Cast):
+    miner = MINER
+
     def __init__(self, lab: NatLab, network: DemoNetwork, screen: Screen) -> None:
-        self.lab, self.network, self.screen = lab, network, screen
-        self.nodes: dict[str, DemoNode] = {}
+        super().__init__(network)
+        self.lab, self.screen = lab, screen
         self.settled: list[Json] = []
         self.away: dict[str, float] = {}
 
@@ -79,29 +80,29 @@ class _Story:
         public = self.lab.inside(self.lab.public)
         self.network.start_chain(RPC_PORT, within=public)
         for name, address in SERVERS.items():
+            self._listening[name] = f"/ip4/{address}/tcp/{PORT}"
             switches = {f"roles__{switch}": "true" for switch in ("route", "chain")}
-            listen = f"/ip4/{address}/tcp/{PORT}"
-            self._add(name, public, host__listen=listen, chain__poll_seconds="0.1", **switches, **self.network.by_rpc)
+            at = {"host__listen": self._listening[name], "chain__poll_seconds": "0.1"}
+            self._add(name, public, **at, **switches, **self.network.by_rpc)
         self._start(MINER)
-        self._post(MINER, "/chain/mine", blocks=3)
-        self._post(MINER, "/chain/mine", blocks=MATURITY, address=BURN)
+        self.post(MINER, "/chain/mine", blocks=3)
+        self.post(MINER, "/chain/mine", blocks=MATURITY, address=BURN)
         self._start(*(name for name in SERVERS if name != MINER))
         for name, number in CLIENTS.items():
-            helpers = ",".join(self._address(each) for each in SERVERS if each != SERVER_OF[name])
             self._add(
                 name,
                 self.lab.inside(self.lab.clients[number]),
                 chain__kind="remote",
-                chain__helpers=helpers,
+                chain__helpers=self.addresses("".join(each for each in SERVERS if each != SERVER_OF[name])),
                 chain__least_helpers="2",
-                host__keep=self._address(SERVER_OF[name]),
+                host__keep=self.addresses(SERVER_OF[name]),
             )
         self._start(*CLIENTS)
         screen.names = {node.peer_id: name for name, node in self.nodes.items()}
         screen.say("A and E sit behind routers that let nothing in. They dialled out to " + ", ".join(SERVERS) + ":")
         for name in CLIENTS:
             wait_for(f"{name} to reach all servers", lambda name=name: len(self._links(name)) == len(SERVERS))  # type: ignore[misc]
-            screen.say(f"  {name} is linked with {', '.join(self._links(name))}; ")
+            screen.say(f"  {name} is linked with {', '.join(self._links(name))}")
         self._open_channels()
 
     def _add(self, name: str, within: tuple[str, ...], **settings: str) -> None:
@@ -113,16 +114,13 @@ class _Story:
         for name in names:
             self.nodes[name].wait_until_up()
 
-    def _address(self, server: str) -> str:
-        return f"/ip4/{SERVERS[server]}/tcp/{PORT}/p2p/{self.nodes[server].peer_id}"
-
     def _open_channels(self) -> None:
-        self._post("S", "/peers", address=self._address("R"))
+        self.post("S", "/peers", address=self.addresses("R"))
         for name in ("S", "A", "E"):  # each pays for the end of its channels
             for _ in range(2):
-                address = self._post(name, "/wallet/addresses")["address"]
-                self._post(MINER, "/wallet/send", address=address, amount_sat=COIN_SAT)
-        self._mine(1)
+                address = self.post(name, "/wallet/addresses")["address"]
+                self.post(MINER, "/wallet/send", address=address, amount_sat=COIN_SAT)
+        self.mine(1)
         for name in ("S", "A", "E"):
             wait_for(f"{name}'s coins", lambda name=name: self.nodes[name].wallet_sat() >= 2 * COIN_SAT)  # type: ignore[misc]
         for funder, other in CHANNELS:
@@ -132,25 +130,8 @@ class _Story:
         self.screen.say("R opened a channel towards A and S one towards E, over the links that the two had dialled.")
 
     def _opened(self) -> bool:
-        self._mine(1)
-        return all(self._usable(here, there) and self._usable(there, here) for here, there in CHANNELS)
-
-    def _usable(self, here: str, there: str) -> bool:
-        channel = self.nodes[here].channel_with(self.nodes[there])
-        return channel is not None and bool(channel["usable"])
-
-    def _mine(self, blocks: int) -> None:
-        height = self._post(MINER, "/chain/mine", blocks=blocks, address=BURN)["height"]
-        for node in self.nodes.values():
-            if node.is_running:
-                wait_for(
-                    f"{node.name} to see block {height}",
-                    lambda node=node: node.client.get("/status")["chain"]["height"] >= height,  # type: ignore[misc]
-                )
-
-    def _post(self, name: str, path: str, **order: str | int) -> Json:
-        answer: Json = self.nodes[name].client.post(path, order)
-        return answer
+        self.mine(1)
+        return all(self.usable(here, there) and self.usable(there, here) for here, there in CHANNELS)
 
     def _links(self, name: str) -> list[str]:
         return sorted(self.screen.name(peer["peer_id"]) for peer in self._peers(name) if peer["connected"])
@@ -158,10 +139,6 @@ class _Story:
     def _peers(self, name: str) -> list[Json]:
         found: list[Json] = self.nodes[name].client.get("/peers")
         return found
-
-    def _seen_at(self, client: str) -> str:
-        there = next(peer for peer in self._peers(SERVER_OF[client]) if peer["peer_id"] == self.nodes[client].peer_id)
-        return str(there["address"])
 
     # --- payments -----------------------------------------------------------------------------------------------------
 
@@ -208,7 +185,9 @@ class _Story:
         self._trouble("it gets another address from its router", lambda: lab.move(0))
         self._trouble("its cable is out until its server has missed it", self._pull_cable)
         self._trouble("its routing server R is killed, and started again", self._restart_r, "R")
-        self.screen.say("[bold]T is killed[/], one of the two that tell A the chain. A takes on nothing new, and says why:")
+        self.screen.say(
+            "[bold]T is killed[/], one of the two that tell A the chain. A takes on nothing new, and says why:"
+        )
         nodes["T"].kill()
         wait_for("A to miss T", lambda: not self._is_well("A"), BACK)
         self.screen.say(f"  {nodes['A'].client.get('/status')['chain']['problem']}")
@@ -231,11 +210,13 @@ class _Story:
         noticed = time.monotonic() - began
         wait_for(
             f"A to be back after: {what}",
-            lambda: self._is_well("A") and self._usable("R", "A") and self._usable("A", "R"),
+            lambda: self._is_well("A") and self.usable("R", "A") and self.usable("A", "R"),
             BACK,
         )
         self.away[what] = round(time.monotonic() - began, 1)
-        self.screen.say(f"[bold]{what}[/]: A noticed after {noticed:.0f} s and was back by itself after {self.away[what]:.0f} s.")
+        self.screen.say(
+            f"[bold]{what}[/]: A noticed after {noticed:.0f} s and was back by itself after {self.away[what]:.0f} s."
+        )
         self._pay()
 
     def _is_well(self, client: str) -> bool:
