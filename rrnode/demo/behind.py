@@ -102,7 +102,9 @@ class _Story(Cast):
         screen.say("A and E sit behind routers that let nothing in. They dialled out to " + ", ".join(SERVERS) + ":")
         for name in CLIENTS:
             wait_for(f"{name} to reach all servers", lambda name=name: len(self._links(name)) == len(SERVERS))  # type: ignore[misc]
-            screen.say(f"  {name} is linked with {', '.join(self._links(name))}")
+            screen.say(
+                f"  {name} is linked with {', '.join(self._links(name))}, which know it as {self._known_as(name)}"
+            )
         self._open_channels()
 
     def _add(self, name: str, within: tuple[str, ...], **settings: str) -> None:
@@ -139,6 +141,10 @@ class _Story(Cast):
     def _peers(self, name: str) -> list[Json]:
         found: list[Json] = self.nodes[name].client.get("/peers")
         return found
+
+    def _known_as(self, client: str) -> str:
+        server = SERVER_OF[client]
+        return next(str(p["address"]) for p in self._peers(server) if p["peer_id"] == self.nodes[client].peer_id)
 
     # --- payments -----------------------------------------------------------------------------------------------------
 
