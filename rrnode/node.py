@@ -312,8 +312,8 @@ class Node:
 
     @property
     def chain_ready(self) -> bool:
-        """Whether the chain is followed now."""
-        return self._background is not None and not self.following.problem
+        """Whether the chain is followed now, so that payments are taken on."""
+        return self._background is not None and self.following.ready
 
     def halted(self) -> str:
         """Why the node takes on nothing new; "" while all is well."""

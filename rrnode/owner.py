@@ -173,12 +173,15 @@ class Owner:
             problem = ""
             if link is None:
                 problem = keep.last_error or "" if keep is not None else "not dialled: connect to it, or it dials us"
+            address = keep.addresses[0].text if keep is not None and keep.addresses else ""
+            if link is not None and (link.inbound or not address):
+                address = link.address
             found.append(
                 m.PeerInfo(
                     peer_id=peer_text(peer),
                     connected=link is not None,
                     inbound=link.inbound if link else False,
-                    address=keep.addresses[0].text if keep is not None and keep.addresses else "",
+                    address=address,
                     agent=link.agent if link else "",
                     switches=switch_names(link.switches) if link else (),
                     kept=keep is not None,

@@ -8,6 +8,7 @@ import typer
 from rrnode.cli.context import JsonFlag, emit, progress, session
 from rrnode.errors import UserError
 
+_NAT = "Another story: two clients behind NATs, and all that breaks a link at home (Linux, as root; four minutes)."
 _WHERE = "Where its files go [default: a new temporary one]."
 
 demo = typer.Typer(help="Run seven nodes on this machine, pay through them, and close channels.")
@@ -25,21 +26,26 @@ def example(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the network running, and say how to use it.")] = False,
     directory: Annotated[Path | None, typer.Option(help=_WHERE)] = None,
     stop: Annotated[Path | None, typer.Option(help="End the network that --keep left in this directory.")] = None,
+    nat: Annotated[bool, typer.Option("--nat", help=_NAT)] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run seven nodes on this machine, pay through them, and close channels. Another story: rrnode demo cheat"""
     session(context, as_json)
     if context.invoked_subcommand is not None:
-        if keep or as_json or directory is not None or stop is not None:
+        if keep or nat or as_json or directory is not None or stop is not None:
             raise UserError(f"flags of another demo stand before {context.invoked_subcommand}", "put its own after it")
         return
-    if stop is not None and (keep or directory is not None):
+    if stop is not None and (keep or nat or directory is not None):
         raise UserError("--stop goes with no other flag", "start a new network without it")
-    from rrnode.demo import story
+    if nat and keep:
+        raise UserError("--nat and --keep do not go together", "its namespaces end with the story")
+    from rrnode.demo import behind, story
 
     console = progress() if as_json else None
     found = (
-        story.stop(stop, console)
+        behind.run(directory, console)
+        if nat
+        else story.stop(stop, console)
         if stop is not None
         else story.run(story.Options(keep=keep, directory=directory), console)
     )

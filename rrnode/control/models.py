@@ -70,7 +70,12 @@ class Status(Model):
 
 
 class PeerInfo(Model):
-    """A peer that is linked, kept, or a channel neighbour. `problem` says why it is not connected."""
+    """A peer that is linked, kept, or a channel neighbour.
+
+    Attributes:
+        address: where it is dialled; of an inbound link the other end, which is what a NAT made of it.
+        problem: why it is not connected.
+    """
 
     peer_id: str
     connected: bool

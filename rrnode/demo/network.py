@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -85,10 +85,15 @@ class Spawned:
 
 
 class DemoNode:
-    """One node of the demo: its directory, its process, and its control API."""
+    """One node of the demo: its directory, its process, and its control API.
 
-    def __init__(self, name: str, data_dir: Path, settings: Mapping[str, str]) -> None:
+    Args:
+        within: what to put before a command, so that it runs in another network namespace.
+    """
+
+    def __init__(self, name: str, data_dir: Path, settings: Mapping[str, str], within: Sequence[str] = ()) -> None:
         self.name, self.data_dir, self.settings = name, data_dir, dict(settings)
+        self._within = tuple(within)
         self._spawned: Spawned | None = None
         self.sleeps = False
         self.client = ControlClient(data_dir)
@@ -99,7 +104,7 @@ class DemoNode:
         """Start the process; `wait_until_up` follows."""
         self.settings |= {key.replace("__", "."): value for key, value in more.items()}
         self.sleeps = False
-        command = [sys.executable, "-m", "rrnode.cli", "--datadir", str(self.data_dir), "start"]
+        command = [*self._within, sys.executable, "-m", "rrnode.cli", "--datadir", str(self.data_dir), "start"]
         self._spawned = Spawned(self.name, command + _sets(self.settings), self.data_dir / "demo.log")
 
     def wait_until_up(self) -> Json:
@@ -220,11 +225,11 @@ class DemoNetwork:
     ) -> None:
         self.stop()
 
-    def start_chain(self, port: int) -> None:
-        """Start the embedded regtest as a process of its own, speaking Bitcoin Core's RPC."""
+    def start_chain(self, port: int, within: Sequence[str] = ()) -> None:
+        """Start the embedded regtest as a process of its own, speaking Bitcoin Core's RPC on 127.0.0.1 of its namespace."""
         folder = self.directory / "chain"
-        command = [sys.executable, "-m", "rrnode.cli", "chain", "serve", "--datadir", str(folder)]
-        self._start_chain([*command, "--port", str(port), "--cookie", str(self.cookie)], port)
+        command = [*within, sys.executable, "-m", "rrnode.cli", "chain", "serve", "--datadir", str(folder)]
+        self._start_chain([*command, "--port", str(port), "--cookie", str(self.cookie)], port, here=not within)
 
     def start_bitcoind(self, program: Path, port: int) -> None:
         """Start a Bitcoin Core on a regtest of its own, without peers."""
@@ -234,7 +239,7 @@ class DemoNetwork:
         frugal = ("-dbcache=4", "-par=1", "-disablewallet", "-debuglogfile=0")
         self._start_chain([str(program), *options, *frugal], port)
 
-    def _start_chain(self, command: list[str], port: int) -> None:
+    def _start_chain(self, command: list[str], port: int, *, here: bool = True) -> None:
         folder = self.directory / "chain"
         folder.mkdir(mode=0o700)
         self.chain_url = f"http://127.0.0.1:{port}"
@@ -242,7 +247,7 @@ class DemoNetwork:
 
         def there() -> bool:
             chain.check()
-            return self.cookie.exists() and _listens(port)
+            return self.cookie.exists() and (not here or _listens(port))
 
         wait_for("the chain to start", there)
 
@@ -266,10 +271,10 @@ class DemoNetwork:
         """The settings of a node that reaches the chain itself."""
         return {"chain__kind": "bitcoind", "chain__url": self.chain_url, "chain__cookie_file": str(self.cookie)}
 
-    def add(self, name: str, **settings: str) -> DemoNode:
+    def add(self, name: str, within: Sequence[str] = (), **settings: str) -> DemoNode:
         """Make a node's directory; keyword `fees__ppm` is the setting fees.ppm."""
         chosen = {"node.network": "regtest"} | {key.replace("__", "."): value for key, value in settings.items()}
-        node = DemoNode(name, self.directory / name, chosen)
+        node = DemoNode(name, self.directory / name, chosen, within)
         self.nodes.append(node)
         return node
 
