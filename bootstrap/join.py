@@ -9,9 +9,11 @@ import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from bootstrap.relays import Relay
 
+MOST_KNOWN = 512  # relays in a plan: the shipped ones, the user's, and all of a table
 HOPELESS = 3  # failures in a row after which an unrelated relay no longer holds back related ones
 
 
@@ -85,11 +87,36 @@ class NobodyKnown:
 Step = Dial | Wait | Joined | NobodyKnown
 
 
-def plan(relays: Iterable[Relay], *, entropy: bytes, policy: JoinPolicy | None = None) -> JoinPlan:
-    """A fresh plan in an order drawn from `entropy` (32 random bytes)."""
-    policy = policy or JoinPolicy()
-    order = sorted(set(relays), key=lambda relay: _drawn(entropy, relay.address, 0))
-    return JoinPlan(known=tuple(Known(relay=relay) for relay in order), policy=policy, entropy=entropy)
+def plan(*kinds: Iterable[Relay], entropy: bytes, policy: JoinPolicy | None = None) -> JoinPlan:
+    """A fresh plan in an order drawn from `entropy` (32 random bytes).
+
+    Args:
+        kinds: relays by where they are known from, such as the shipped list and what others told. They take turns, so that
+            neither who writes a list nor who fills a table decides alone. Who stands in several counts for the first.
+    """
+    empty = JoinPlan(known=(), policy=policy or JoinPolicy(), entropy=entropy)
+    seen: set[str] = set()
+    orders = []
+    for kind in kinds:
+        fresh = {relay.identity: relay for relay in kind if relay.identity not in seen}
+        seen |= set(fresh)
+        orders.append(_shuffled(empty, fresh.values()))
+    turns = (relay for turn in zip_longest(*orders) for relay in turn if relay is not None)
+    return replace(empty, known=tuple(Known(relay=relay) for relay in turns))
+
+
+def heard_of(state: JoinPlan, relays: Iterable[Relay]) -> JoinPlan:
+    """Further relays, behind those that are known already; of a known one nothing changes."""
+    there = {each.relay.identity for each in state.known}
+    fresh = {relay.identity: relay for relay in relays if relay.identity not in there}
+    room = max(0, MOST_KNOWN - len(state.known))
+    added = _shuffled(state, fresh.values())[:room]
+    return replace(state, known=(*state.known, *(Known(relay=relay) for relay in added)))
+
+
+def nobody_answers(state: JoinPlan) -> bool:
+    """Whether every relay was tried, and none is linked."""
+    return bool(state.known) and all(each.failures and not each.linked for each in state.known)
 
 
 def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
@@ -130,20 +157,21 @@ def failed(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
     def put_off(each: Known) -> Known:
         policy = state.policy
         wait = min(policy.longest_wait, policy.first_wait << min(each.failures, 30))
-        wait -= _drawn(state.entropy, relay.address, each.failures + 1) % (wait // 2 + 1)
+        wait -= _drawn(state.entropy, relay.identity, each.failures + 1) % (wait // 2 + 1)
         return replace(each, dialling=False, linked=False, failures=each.failures + 1, again_at=now + wait)
 
     return _with(state, relay, put_off)
 
 
 def group_of(address: str) -> str:
-    """What unrelated addresses must not share: the /16 of an IPv4 address, the /32 of an IPv6 one, a host name."""
+    """What unrelated addresses must not share: the /16 of an IPv4 address, the /32 of an IPv6 one, the domain of a name."""
     kind, _, rest = address.lstrip("/").partition("/")
     host = rest.partition("/")[0]
     try:
         parsed = ipaddress.ip_address(host)
     except ValueError:
-        return f"{kind}:{host.lower()}"
+        domain = ".".join(host.lower().rstrip(".").split(".")[-2:])  # names below it cost its owner nothing
+        return f"dns:{domain}" if kind in ("dns", "dns4", "dns6") else f"{kind}:{host.lower()}"
     mapped = getattr(parsed, "ipv4_mapped", None)
     bits = 16 if (mapped or parsed).version == 4 else 32
     return str(ipaddress.ip_network(f"{mapped or parsed}/{bits}", strict=False))
@@ -152,18 +180,25 @@ def group_of(address: str) -> str:
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
-def _drawn(entropy: bytes, address: str, turn: int) -> int:
-    digest = hashlib.sha256(entropy + turn.to_bytes(4, "big") + address.encode()).digest()
+def _drawn(entropy: bytes, identity: str, turn: int) -> int:
+    digest = hashlib.sha256(entropy + turn.to_bytes(4, "big") + identity.encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
+def _shuffled(state: JoinPlan, relays: Iterable[Relay]) -> list[Relay]:
+    return sorted(relays, key=lambda relay: _drawn(state.entropy, relay.identity, 0))
+
+
 def _with(state: JoinPlan, relay: Relay, change: Callable[[Known], Known]) -> JoinPlan:
-    return replace(state, known=tuple(change(each) if each.relay == relay else each for each in state.known))
+    return replace(
+        state, known=tuple(change(each) if each.relay.identity == relay.identity else each for each in state.known)
+    )
 
 
 def _marks(relay: Relay) -> set[str]:
     """What makes two relays related."""
-    return {f"operator:{relay.operator.casefold()}", f"group:{group_of(relay.address)}"}
+    operator = {f"operator:{relay.operator.casefold()}"} if relay.operator else set()
+    return operator | {f"group:{group_of(address)}" for address in relay.addresses}
 
 
 def _independent(relays: Iterable[Relay]) -> int:
