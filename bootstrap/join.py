@@ -152,15 +152,13 @@ def succeeded(state: JoinPlan, relay: Relay) -> JoinPlan:
 
 
 def failed(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
-    """A dial came to nothing, or a link was lost: this relay's turn comes again, later each time in a row."""
+    """A dial came to nothing: this relay's turn comes again, later each time in a row."""
+    return _with(state, relay, lambda each: replace(_put_off(state, each, now), failures=each.failures + 1))
 
-    def put_off(each: Known) -> Known:
-        policy = state.policy
-        wait = min(policy.longest_wait, policy.first_wait << min(each.failures, 30))
-        wait -= _drawn(state.entropy, relay.identity, each.failures + 1) % (wait // 2 + 1)
-        return replace(each, dialling=False, linked=False, failures=each.failures + 1, again_at=now + wait)
 
-    return _with(state, relay, put_off)
+def lost(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
+    """A link that stood is gone: this relay's turn comes again soon; it is no failure yet."""
+    return _with(state, relay, lambda each: _put_off(state, each, now))
 
 
 def group_of(address: str) -> str:
@@ -183,6 +181,13 @@ def group_of(address: str) -> str:
 def _drawn(entropy: bytes, identity: str, turn: int) -> int:
     digest = hashlib.sha256(entropy + turn.to_bytes(4, "big") + identity.encode()).digest()
     return int.from_bytes(digest[:8], "big")
+
+
+def _put_off(state: JoinPlan, known: Known, now: int) -> Known:
+    policy = state.policy
+    wait = min(policy.longest_wait, policy.first_wait << min(known.failures, 30))
+    wait -= _drawn(state.entropy, known.relay.identity, known.failures + 1) % (wait // 2 + 1)
+    return replace(known, dialling=False, linked=False, again_at=now + wait)
 
 
 def _shuffled(state: JoinPlan, relays: Iterable[Relay]) -> list[Relay]:

@@ -80,8 +80,8 @@ def _relay(network: str, entry: object) -> Relay:
     for address in addresses:
         if not _ADDRESS.fullmatch(address):
             raise ValueError(f"[{network}] {address!r:.120} is not /ip4/<ip>/tcp/<port> or alike")
-    if not isinstance(operator, str) or not operator.strip():
-        raise ValueError(f"[{network}] {identity} names no operator")
+    if not isinstance(operator, str):
+        raise ValueError(f"[{network}] {identity} wants a text as operator, empty when they do not say")
     serves = _texts(network, "serves", entry.get("serves", []), 0, len(ROLES))
     if unknown := set(serves) - set(ROLES):
         raise ValueError(f"[{network}] {identity} serves {', '.join(sorted(unknown))}; known are {', '.join(ROLES)}")

@@ -66,13 +66,18 @@ from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import join_address
 from rrnode.keys import KeyTree
+from rrnode.relays import listed_relays
+from rrnode.services.acquaintances import FILE_NAME as KNOWN_SERVERS
+from rrnode.services.acquaintances import Acquaintances
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
 from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
+from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.initialization import InitializationService
+from rrnode.services.joining import Joiner
 from rrnode.services.limits import printable
 from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
@@ -82,6 +87,7 @@ from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
 from rrnode.storage.remedies import RemedyStore
+from rrnode.version import AGENT
 from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -262,6 +268,33 @@ class Node:
             refuses=unrelated.refuses,
             bounties=BOUNTIES,
         )
+        self.acquaintances = Acquaintances(
+            host=self.host,
+            network=self.asset,
+            anywhere=settings.node.network == "regtest",
+            clock=parts.clock,
+            path=settings.data_dir / KNOWN_SERVERS,
+        )
+        InfoServer(
+            host=self.host,
+            own=OwnRecord(
+                settings=settings,
+                secret=parts.keys.identity_secret(),
+                agent=AGENT,
+                host=self.host,
+                channels=self.money.channels,
+                now=self.now,
+            ),
+            others=self.acquaintances.page if settings.info.others else lambda after, most: ((), False),
+            now=self.now,
+        )
+        self.joiner = Joiner(
+            host=self.host,
+            listed=listed_relays(settings),
+            acquaintances=self.acquaintances if settings.host.learn_relays else None,
+            entropy=os.urandom(32),
+            tell=self._alarm,
+        )
         self.paying = Paying(
             settings=settings,
             config=self.money.config,
@@ -344,6 +377,8 @@ class Node:
                         self.dialer.run,
                         self.paying.run,
                         self.covering.run,
+                        self.acquaintances.run,
+                        self.joiner.run,
                     ):
                         nursery.start_soon(service)
                     if self.chain_facts is not None:

@@ -75,6 +75,9 @@ class HostSettings:
     dial_shipped_relays: bool = setting(
         True, "also stay connected with relays that ship with this software for the network, if any"
     )
+    learn_relays: bool = setting(
+        True, "also with servers that those relays tell of, when others are lost or known to belong together"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +269,21 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InfoSettings:
+    """What this node tells anyone who asks (/rr/info/1); balances never. Its operator is told when node.operator is set."""
+
+    agent: bool = setting(True, "the program and its version")
+    roles: bool = setting(True, "what it does for others, and the protocols it serves")
+    addresses: bool = setting(True, "where it can be dialled; without them others cannot find it through their relays")
+    channels: str = setting(
+        "nothing",
+        "its channels with neighbours that route: nothing, who they are, or their capacity too",
+        choices=("nothing", "peers", "capacity"),
+    )
+    others: bool = setting(True, "what other servers said of themselves, to those that look for a way into the network")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """Where state is kept."""
 
@@ -328,6 +346,7 @@ class Settings:
     assets: AssetSettings = AssetSettings()
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
+    info: InfoSettings = InfoSettings()
     storage: StorageSettings = StorageSettings()
 
     @property

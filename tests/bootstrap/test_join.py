@@ -15,6 +15,7 @@ from bootstrap.join import (
     failed,
     group_of,
     heard_of,
+    lost,
     next_step,
     nobody_answers,
     plan,
@@ -162,7 +163,8 @@ def test_an_answer_forgives_what_was_before_and_a_lost_link_is_sought_again() ->
         state = failed(state, only, 0)
     state = succeeded(state, only)
     assert next_step(state, 0)[1] == Joined(links=1)
-    state = failed(state, only, 5_000)
+    state = lost(state, only, 5_000)
+    assert not nobody_answers(state)
     step = next_step(state, 5_000)[1]
     assert isinstance(step, Wait)
     assert step.until is not None

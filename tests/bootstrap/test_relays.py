@@ -17,6 +17,7 @@ def test_every_network_ships_a_list_or_says_why_not(network: object) -> None:
     shipped = shipped_relays(network)  # type: ignore[arg-type]
     assert shipped.relays or shipped.note
     for relay in shipped.relays:
+        assert relay.operator, "a shipped relay whose operator nobody knows"
         for address in relay.dialled_at:
             split_address(address)
 
@@ -55,7 +56,7 @@ def test_a_list_that_is_written_can_be_read_again() -> None:
         ("[signet]\nrelays = [1]", "wants identity, addresses, operator, and perhaps serves; came: 1"),
         ("[signet]\nrelays = [{}]", "wants identity, addresses, operator"),
         (entry(more=", port = 1"), "wants identity, addresses, operator"),
-        (entry(operator=" "), "names no operator"),
+        (entry().replace('"Ann"', "1"), "wants a text as operator"),
         (entry(identity=PEER[:-1]), "is no peer id"),
         (entry("/ip4/192.0.2.7"), "is not /ip4/<ip>/tcp/<port>"),
         (entry(f"{GOOD}/p2p/{PEER}"), "is not /ip4"),
