@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from bootstrap.join import group_of
-from bootstrap.relays import ROLES, Relay
+from bootstrap.relays import Relay, roles_of
 from protocols.ids import PeerId
 from protocols.node_record import NodeRecord
 from protocols.units import UnixTime
@@ -105,7 +105,7 @@ def relay_of(server: KnownServer, *, anywhere: bool, identity: str) -> Relay:
         identity=identity,
         addresses=dialable(record.addresses, anywhere=anywhere),
         operator=record.operator,
-        serves=tuple(name for bit, name in enumerate(ROLES) if record.switches >> bit & 1),
+        serves=roles_of(record.switches),
     )
 
 

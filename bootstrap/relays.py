@@ -12,7 +12,7 @@ _IDENTITY = re.compile(r"16Uiu2[1-9A-HJ-NP-Za-km-z]{47}")
 _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/\d{1,5}")
 _MOST = 64  # relays per network: a list longer than a person can vouch for is a mistake
 _MOST_ADDRESSES = 6
-ROLES = ("route", "chain", "watch", "mailbox")
+ROLES = ("route", "chain", "watch", "mailbox")  # in the order of their bits in `Hello.switches`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,11 @@ class RelayList:
 
     relays: tuple[Relay, ...]
     note: str = ""
+
+
+def roles_of(switches: int) -> tuple[str, ...]:
+    """The roles behind the bits of `Hello.switches`."""
+    return tuple(name for bit, name in enumerate(ROLES) if switches >> bit & 1)
 
 
 def parse_relays(text: str) -> dict[str, RelayList]:

@@ -9,11 +9,11 @@ import trio
 
 from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId
-from protocols.node_record import NodeRecord, Refusal, ToldChannel, digest_of, read
+from protocols.node_record import MAX_AHEAD, NodeRecord, Refusal, ToldChannel, digest_of, read
 from protocols.units import AssetId, Sat, UnixTime
 from protocols.wire.info import CODEC, PROTOCOL, GetOthers, GetRecord, Others, Record, Refused, Signed, Stop
-from rrnode.errors import LinkClosed
-from rrnode.host.base import FrameStream, Host
+from rrnode.errors import LinkClosed, Unreachable
+from rrnode.host.base import FrameStream, Host, PeerConnected
 from rrnode.services.limits import printable
 
 ANSWER_WITHIN = 10.0  # seconds
@@ -132,3 +132,49 @@ async def asking(host: Host, peer: PeerId, *, network: AssetId, clock: Callable[
         yield Asker(stream, network, clock)
     finally:
         stream.reset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """A node that answered a dial.
+
+    Attributes:
+        link: what it said in its `Hello`.
+        dialled_in: seconds from the dial to its `Hello`.
+        about: its record; None when it gave none, and `problem` says why.
+    """
+
+    link: PeerConnected
+    dialled_in: float
+    about: About | None
+    problem: str = ""
+
+
+async def meet(
+    host: Host, address: str, *, network: AssetId, clock: Callable[[], float], channels: bool = False
+) -> Meeting:
+    """Dial an address and ask the node there about itself. The link is left standing.
+
+    Raises:
+        Unreachable: with one sentence.
+    """
+    began = trio.current_time()
+    peer = await host.dial(address)
+    link = host.connected().get(peer)
+    if link is None:
+        raise Unreachable("the link was lost at once")
+    dialled_in = trio.current_time() - began
+    try:
+        async with asking(host, peer, network=network, clock=clock) as asker:
+            about = await asker.about(channels=channels)
+    except (LinkClosed, PeerProtocolError) as error:
+        return Meeting(link=link, dialled_in=dialled_in, about=None, problem=printable(str(error)))
+    return Meeting(link=link, dialled_in=dialled_in, about=about)
+
+
+def clock_in_words(ahead: float) -> str:
+    """How another clock stands against ours, `About.clock`."""
+    if abs(ahead) < 1.5:
+        return "agrees with ours within a second"
+    warning = ", too far for offers to be understood" if abs(ahead) > MAX_AHEAD else ""
+    return f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} ours{warning}"
