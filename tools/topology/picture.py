@@ -13,7 +13,10 @@ from tools.topology.graph import Edge, Graph, Node
 
 WIDTH, HEIGHT, MARGIN = 1200, 900, 90
 LEGEND = 150  # kept free below
-MOST_DRAWN = 400  # nodes: more would be a black spot; those with the most channels are drawn
+MOST_DRAWN = 150  # nodes: more would be a black spot; those with the most channels are drawn
+MOST_NAMED = 40  # likewise; the others are named when the pointer is over them
+MOST_HEARSAY = 60  # nodes: among more, the thin lines of who told of whom hide everything else
+_LONGEST_NAME = 24  # characters
 _WORK = 3_000_000  # pairs looked at: some seconds
 
 _FILL = {"reachable": "#2f6fb0", "unreachable": "#ffffff", "not dialled": "#ffffff", "by channels": "#d9d9d9"}
@@ -36,15 +39,19 @@ def as_svg(graph: Graph, title: str) -> str:
         - {(each.one, each.other) for each in edges}
     )
     places = layout([each.id for each in nodes], [(each.one, each.other) for each in edges], hearsay)
+    scale = min(1.0, math.sqrt(MOST_NAMED / max(1, len(nodes))))
+    sizes = {each.id: scale * _size(each.id, edges) for each in nodes}
+    named = set(sorted(sizes, key=lambda each: -sizes[each])[:MOST_NAMED])
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT + LEGEND}"'
         f' viewBox="0 0 {WIDTH} {HEIGHT + LEGEND}" font-family="Helvetica, Arial, sans-serif">',
         f"<title>{escape(title)}</title>",
         '<rect width="100%" height="100%" fill="#ffffff"/>',
         f'<text x="30" y="42" font-size="22" fill="#222222">{escape(title)}</text>',
-        *(_thin_line(places[one], places[other]) for one, other in hearsay),
+        *(_thin_line(places[one], places[other]) for one, other in hearsay if len(nodes) <= MOST_HEARSAY),
         *(_channel_line(each, places) for each in edges),
-        *(line for each in nodes for line in _circle(each, places[each.id], _size(each.id, edges))),
+        *(_circle(each, places[each.id], sizes[each.id]) for each in nodes),
+        *(_label(each, places[each.id], sizes[each.id]) for each in nodes if each.id in named),
         *_legend(len(graph.nodes) - len(nodes)),
         "</svg>",
     ]
@@ -147,16 +154,21 @@ def _channel_line(edge: Edge, places: Mapping[str, Point]) -> str:
     )
 
 
-def _circle(node: Node, place: Point, size: float) -> Iterator[str]:
+def _circle(node: Node, place: Point, size: float) -> str:
     x, y = place
-    about = f"{node.id}\n{node.state}; {node.program} {node.version}; {', '.join(node.roles) or 'client'}"
-    yield (
+    about = f"{node.id}\n{node.name}; {node.state}; {node.program} {node.version}; {', '.join(node.roles) or 'client'}"
+    return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" fill={quoteattr(_FILL[node.state])}'
         f' stroke={quoteattr(_LINE[node.state])} stroke-width="2.5"><title>{escape(about)}</title></circle>'
     )
-    yield (
+
+
+def _label(node: Node, place: Point, size: float) -> str:
+    x, y = place
+    name = node.name if len(node.name) <= _LONGEST_NAME else node.name[: _LONGEST_NAME - 7] + node.name[-7:]
+    return (
         f'<text x="{x:.1f}" y="{y + size + 17:.1f}" font-size="15" text-anchor="middle" fill="#222222" stroke="#ffffff"'
-        f' stroke-width="4" paint-order="stroke">{escape(node.name)}</text>'
+        f' stroke-width="4" paint-order="stroke">{escape(name)}</text>'
     )
 
 
@@ -175,12 +187,12 @@ def _legend(left_out: int) -> Iterator[str]:
         )
         yield f'<text x="{x + 18}" y="{y + 5}" font-size="15" fill="#222222">{escape(words)}</text>'
     lines = (
-        ('stroke="#e08a1e" stroke-width="5"', "channels, told by both; the thicker the more capacity"),
+        ('stroke="#e08a1e" stroke-width="5"', "channels, told by both (thicker: more capacity)"),
         ('stroke="#e08a1e" stroke-width="5" stroke-dasharray="7 5"', "told by one only"),
         ('stroke="#d5d5d5" stroke-width="2"', "one told of the other"),
     )
     for number, (style, words) in enumerate(lines):
-        x, below = 30 + number * 440, y + 45
+        x, below = (30, 500, 780)[number], y + 45
         yield f'<line x1="{x}" y1="{below}" x2="{x + 36}" y2="{below}" {style}/>'
         yield f'<text x="{x + 48}" y="{below + 5}" font-size="15" fill="#222222">{escape(words)}</text>'
     if left_out:

@@ -24,7 +24,7 @@ from rrnode.host.peer_text import to_text
 from rrnode.services.asking import About, Meeting
 from tools.topology.crawl import Crawl, Seen
 from tools.topology.graph import Edge, Node, as_document, as_graphml, graph_of, show_tables
-from tools.topology.picture import HEIGHT, MARGIN, MOST_DRAWN, WIDTH, as_svg, layout
+from tools.topology.picture import HEIGHT, MARGIN, MOST_DRAWN, MOST_NAMED, WIDTH, as_svg, layout
 
 ROOT = Path(__file__).parents[3]
 PEERS = sorted(PeerId(ec.point_of(number.to_bytes(32, "big"))) for number in range(1, 6))
@@ -160,7 +160,8 @@ def test_a_large_graph_is_drawn_in_part_and_says_so() -> None:
         made.nodes[peer] = Seen(peer=peer, addresses=("/x",))
     text = as_svg(graph_of(made), "many")
     assert "7 nodes with fewer channels are not drawn" in text
-    assert text.count('r="9.0"') == MOST_DRAWN
+    assert text.count("<circle") == MOST_DRAWN + 4  # and four in the legend
+    assert text.count('text-anchor="middle"') == MOST_NAMED
 
 
 def test_an_empty_graph_has_a_picture() -> None:
