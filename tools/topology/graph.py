@@ -182,7 +182,7 @@ def _channels(edges: Iterable[Edge]) -> str:
     both = sum(len(each.told_by) == 2 for each in listed)
     total = sum(each.capacity_sat for each in listed)
     return (
-        f"{sum(each.channels for each in listed)} between {len(listed)} pairs of nodes, {both} of these told by both; "
+        f"{sum(each.channels for each in listed)} between {len(listed)} pair{'s' * (len(listed) != 1)} of nodes, {both} told by both; "
         f"{total:,} sat together as far as told"
     )
 
