@@ -14,6 +14,7 @@ from itertools import zip_longest
 from bootstrap.relays import Relay
 
 MOST_KNOWN = 512  # relays in a plan: the shipped ones, the user's, and all of a table
+ENOUGH_SILENT = 8  # relays that do not answer before a person is told: whatever is wrong, it is not theirs
 HOPELESS = 3  # failures in a row after which an unrelated relay no longer holds back related ones
 
 
@@ -51,9 +52,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinPlan:
-    """The relays in the order in which to try them, and what became of it so far."""
+    """The relays in the order in which to try them, and what became of it so far.
+
+    Attributes:
+        kept: so many at the front were there from the beginning, and are never forgotten for others.
+    """
 
     known: tuple[Known, ...]
+    kept: int
     policy: JoinPolicy
     entropy: bytes
 
@@ -94,29 +100,37 @@ def plan(*kinds: Iterable[Relay], entropy: bytes, policy: JoinPolicy | None = No
         kinds: relays by where they are known from, such as the shipped list and what others told. They take turns, so that
             neither who writes a list nor who fills a table decides alone. Who stands in several counts for the first.
     """
-    empty = JoinPlan(known=(), policy=policy or JoinPolicy(), entropy=entropy)
+    empty = JoinPlan(known=(), kept=0, policy=policy or JoinPolicy(), entropy=entropy)
     seen: set[str] = set()
     orders = []
     for kind in kinds:
         fresh = {relay.identity: relay for relay in kind if relay.identity not in seen}
         seen |= set(fresh)
         orders.append(_shuffled(empty, fresh.values()))
-    turns = (relay for turn in zip_longest(*orders) for relay in turn if relay is not None)
-    return replace(empty, known=tuple(Known(relay=relay) for relay in turns))
+    turns = [relay for turn in zip_longest(*orders) for relay in turn if relay is not None]
+    return replace(empty, known=tuple(Known(relay=relay) for relay in turns), kept=len(turns))
 
 
 def heard_of(state: JoinPlan, relays: Iterable[Relay]) -> JoinPlan:
-    """Further relays, behind those that are known already; of a known one nothing changes."""
+    """Further relays, behind those that are known already; of a known one nothing changes.
+
+    When there is no room, those that failed often, and were only heard of too, are forgotten.
+    """
     there = {each.relay.identity for each in state.known}
-    fresh = {relay.identity: relay for relay in relays if relay.identity not in there}
-    room = max(0, MOST_KNOWN - len(state.known))
-    added = _shuffled(state, fresh.values())[:room]
-    return replace(state, known=(*state.known, *(Known(relay=relay) for relay in added)))
+    added = _shuffled(state, {each.identity: each for each in relays if each.identity not in there}.values())
+    known = list(state.known)
+    for hopeless in [each for each in known[state.kept :] if each.failures >= HOPELESS and not each.dialling]:
+        if len(known) + len(added) > MOST_KNOWN:
+            known.remove(hopeless)
+    room = max(0, MOST_KNOWN - len(known))
+    return replace(state, known=(*known, *(Known(relay=relay) for relay in added[:room])))
 
 
-def nobody_answers(state: JoinPlan) -> bool:
-    """Whether every relay was tried, and none is linked."""
-    return bool(state.known) and all(each.failures and not each.linked for each in state.known)
+def silent(state: JoinPlan) -> int:
+    """How many relays were tried in vain, when that is enough to say that none answers; else 0."""
+    tried = sum(each.failures > 0 for each in state.known)
+    answering = any(each.linked for each in state.known)
+    return 0 if answering or tried < min(len(state.known), ENOUGH_SILENT) else tried
 
 
 def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:

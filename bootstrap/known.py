@@ -18,9 +18,8 @@ from protocols.units import UnixTime
 from protocols.wire.info import Signed
 
 MOST = 256  # half a megabyte of records, and eight pages of `Others`
-MOST_ALIKE = 4  # of one operator by name, IPv4 /16, IPv6 /32, or domain
+MOST_ALIKE = 4  # of one operator by name, IPv4 /16 or IPv6 /32
 MOST_TOLD = MOST // 8  # by tellers of one network: it takes eight networks to fill the table
-MOST_NAMED = MOST // 4  # without any IP address: a domain of one's own is cheaper than an address
 SWITCH_ROUTE = 1
 
 
@@ -89,7 +88,8 @@ def is_server(record: NodeRecord, *, anywhere: bool) -> bool:
 
 
 def dialable(addresses: Iterable[str], *, anywhere: bool) -> tuple[str, ...]:
-    """Those that a stranger's word may make us dial: nothing inside our own network."""
+    """Those that a stranger's word may make us dial: nothing inside our own network, and no names, which whoever owns
+    them can make point there."""
     return tuple(each for each in addresses if anywhere or _is_public(each))
 
 
@@ -116,8 +116,6 @@ def _limits(server: KnownServer) -> Iterable[tuple[Callable[[KnownServer], bool]
     """What it must share room with, and how much there is."""
     for mark in sorted(_marks(server.record)):
         yield partial(_bears, mark), MOST_ALIKE
-    if not _has_ip(server.record):
-        yield lambda each: not _has_ip(each.record), MOST_NAMED
     if server.teller:
         yield lambda each: each.teller == server.teller, MOST_TOLD
     yield lambda each: True, MOST
@@ -127,30 +125,17 @@ def _bears(mark: str, server: KnownServer) -> bool:
     return mark in _marks(server.record)
 
 
-def _host_of(address: str) -> tuple[str, str]:
-    kind, _, rest = address.removeprefix("/").partition("/")
-    return kind, rest.partition("/")[0]
-
-
-def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    kind, host = _host_of(address)
-    try:
-        return ipaddress.ip_address(host) if kind in ("ip4", "ip6") else None
-    except ValueError:
-        return None
-
-
 def _is_public(address: str) -> bool:
-    kind, host = _host_of(address)
-    if kind in ("dns", "dns4", "dns6"):
-        return "." in host.rstrip(".") and not host.rstrip(".").lower().endswith((".local", ".localhost", ".internal"))
-    number = _ip(address)
-    mapped = getattr(number, "ipv4_mapped", None)
-    return number is not None and (mapped or number).is_global and not (mapped or number).is_multicast
-
-
-def _has_ip(record: NodeRecord) -> bool:
-    return any(_ip(each) is not None for each in record.addresses)
+    kind, _, rest = address.removeprefix("/").partition("/")
+    try:
+        number = ipaddress.ip_address(rest.partition("/")[0])
+    except ValueError:
+        return False
+    if isinstance(number, ipaddress.IPv6Address):
+        if number.sixtofour or number.teredo:  # an IPv4 address in disguise
+            return False
+        number = number.ipv4_mapped or number
+    return kind in ("ip4", "ip6") and number.is_global and not number.is_multicast
 
 
 def _marks(record: NodeRecord) -> frozenset[str]:

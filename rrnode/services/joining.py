@@ -17,8 +17,8 @@ from bootstrap.join import (
     heard_of,
     lost,
     next_step,
-    nobody_answers,
     plan,
+    silent,
     succeeded,
 )
 from bootstrap.relays import Relay
@@ -78,10 +78,9 @@ class Joiner:
 
     def _change(self, state: JoinPlan) -> None:
         self.plan = state
-        if nobody_answers(state) and not self._told:
+        if (count := silent(state)) and not self._told:
             self._told = True
-            count = len(state.known)
-            self._tell(f"none of the {count} known relays answers; the last one tried: {self._last_error}")
+            self._tell(f"none of the {count} relays that were tried answers; the last one: {self._last_error}")
         self._wake.set()
 
     async def _carry_out(self, nursery: trio.Nursery) -> None:

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap.join import (
+    ENOUGH_SILENT,
     HOPELESS,
     MOST_KNOWN,
     Dial,
@@ -17,8 +18,8 @@ from bootstrap.join import (
     heard_of,
     lost,
     next_step,
-    nobody_answers,
     plan,
+    silent,
     succeeded,
 )
 from bootstrap.relays import Relay
@@ -67,14 +68,34 @@ def test_whoever_is_heard_of_comes_last_and_there_is_a_most() -> None:
     assert len(state.known) == MOST_KNOWN
 
 
-def test_nobody_answers_when_all_were_tried_in_vain() -> None:
+def test_room_for_others_is_made_by_those_that_failed_often_and_were_only_heard_of() -> None:
+    state = heard_of(plan([relay(0)], entropy=ENTROPY), [relay(number) for number in range(1, MOST_KNOWN)])
+    for each in (relay(0), relay(5), relay(6)):
+        for _ in range(HOPELESS):
+            state = failed(state, each, 0)
+    state = heard_of(state, [relay(1000)])
+    assert len(state.known) == MOST_KNOWN
+    assert len({"id5", "id6"} - {each.relay.identity for each in state.known}) == 1
+    assert ordered(state)[0] == relay(0)
+    state = heard_of(state, [relay(number) for number in range(1001, 1010)])
+    assert [each.identity for each in ordered(state)].count("id0") == 1
+    assert not {"id5", "id6"} & {each.relay.identity for each in state.known}
+    assert len(state.known) == MOST_KNOWN
+
+
+def test_none_answers_when_all_or_many_were_tried_in_vain() -> None:
     state = plan([relay(1), relay(2)], entropy=ENTROPY)
-    assert not nobody_answers(plan((), entropy=ENTROPY))
+    assert silent(plan((), entropy=ENTROPY)) == 0
     state = failed(state, relay(1), 0)
-    assert not nobody_answers(state)
+    assert silent(state) == 0
     state = failed(state, relay(2), 0)
-    assert nobody_answers(state)
-    assert not nobody_answers(succeeded(state, relay(1)))
+    assert silent(state) == 2
+    assert silent(succeeded(state, relay(1))) == 0
+    state = plan([relay(number) for number in range(100)], entropy=ENTROPY)
+    for number in range(ENOUGH_SILENT):
+        assert silent(state) == 0
+        state = failed(state, relay(number), 0)
+    assert silent(state) == ENOUGH_SILENT
 
 
 def test_undeclared_operators_are_not_taken_for_one() -> None:
@@ -164,7 +185,7 @@ def test_an_answer_forgives_what_was_before_and_a_lost_link_is_sought_again() ->
     state = succeeded(state, only)
     assert next_step(state, 0)[1] == Joined(links=1)
     state = lost(state, only, 5_000)
-    assert not nobody_answers(state)
+    assert silent(state) == 0
     step = next_step(state, 5_000)[1]
     assert isinstance(step, Wait)
     assert step.until is not None

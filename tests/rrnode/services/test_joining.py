@@ -133,7 +133,7 @@ async def test_when_none_answers_the_owner_is_told_once_and_the_node_joins_when_
     await until(lambda: bool(node.told))
     await trio.sleep(1000)
     (sentence,) = node.told
-    assert sentence.startswith("none of the 2 known relays answers; the last one tried: /memory/")
+    assert sentence.startswith("none of the 2 relays that were tried answers; the last one: /memory/")
     assert sentence.endswith("connection refused")
     net.network.heal()
     await until(lambda: node.linked(relay), 1000)
