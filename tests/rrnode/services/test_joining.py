@@ -21,7 +21,7 @@ from protocols.wire.info import CODEC, PROTOCOL, GetOthers, GetRecord, Others, R
 from rrnode.config.settings import NodeSettings, RoleSettings, Settings
 from rrnode.host.memory import MemoryHost
 from rrnode.host.peer_text import split_address, to_text
-from rrnode.services.acquaintances import FILE_NAME, SAVE_AFTER, Acquaintances, load, save
+from rrnode.services.acquaintances import FILE_NAME, Acquaintances, load, save
 from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.joining import Joiner
 
@@ -47,7 +47,20 @@ class Node:
             settings=settings, secret=net.secret(number), agent="rrnode/9", host=host, channels=tuple, now=now
         )
         InfoServer(host=host, own=own, others=self.acquaintances.page, now=now)
-        net.spawn(self.acquaintances)
+        self._scope, self._gone = trio.CancelScope(), trio.Event()
+        net.nursery.start_soon(self._live)
+
+    async def _live(self) -> None:
+        with self._scope:
+            await self.acquaintances.run()
+        self._gone.set()
+
+    async def stop(self) -> None:
+        """An orderly end: what it knows is on disk."""
+        self._scope.cancel()
+        await self._gone.wait()
+        self.net.stop(self.host)
+        await until(lambda: not self.host.connected())
 
     @property
     def relay(self) -> Relay:
@@ -163,15 +176,13 @@ async def test_another_server_stands_in_for_a_relay_that_is_gone(net, make, auto
     await until(lambda: any(node.linked(each) for each in servers), 1000)
 
 
-async def test_good_relays_are_remembered_on_disk_and_tried_without_any_list(net, make, autojump_clock):
+async def test_good_relays_are_remembered_on_disk_and_tried_without_any_list(make, autojump_clock):
     relay, server, node = await make(1), await make(2), await make(3)
     server.join(relay.relay)
     await until(lambda: relay.knows(server))
     node.join(relay.relay)
-    await until(lambda: node.linked(relay, server))
-    await trio.sleep(2 * SAVE_AFTER)
-    net.stop(node.host)
-    await trio.sleep(1)
+    await until(lambda: node.knows(relay, server) and all(each.met for each in node.acquaintances.known))
+    await node.stop()
     again = await make(3)
     assert again.acquaintances.known == node.acquaintances.known
     assert all(each.met for each in again.acquaintances.known)
