@@ -76,7 +76,7 @@ class HostSettings:
         True, "also stay connected with relays that ship with this software for the network, if any"
     )
     learn_relays: bool = setting(
-        True, "also with servers that those relays tell of, when others are lost or known to belong together"
+        True, "also join by servers that such relays tell of, and remember those that answered"
     )
 
 
