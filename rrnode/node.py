@@ -35,6 +35,7 @@ from protocols.channel.events import (
 from protocols.channel.state import Phase
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId
+from protocols.node_record import NodeRecord
 from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
     DropForward,
@@ -67,13 +68,18 @@ from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import from_text, join_address
 from rrnode.keys import KeyTree
+from rrnode.relays import listed_relays
+from rrnode.services.acquaintances import FILE_NAME as KNOWN_SERVERS
+from rrnode.services.acquaintances import Acquaintances
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
 from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
+from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.initialization import InitializationService
+from rrnode.services.joining import Joiner
 from rrnode.services.limits import printable
 from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
@@ -83,6 +89,7 @@ from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
 from rrnode.storage.remedies import RemedyStore
+from rrnode.version import AGENT
 from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -252,7 +259,17 @@ class Node:
             hands_to=self.neighbours.__contains__,
             throw_away=parts.throw_away,
         )
-        self.guards = Guards(settings, self.neighbours, self.host, self.dialer)
+        self.acquaintances = Acquaintances(
+            host=self.host,
+            network=self.asset,
+            anywhere=settings.node.network == "regtest",
+            clock=parts.clock,
+            path=settings.data_dir / KNOWN_SERVERS,
+            said=self._said,
+        )
+        self.guards = Guards(
+            settings, self.neighbours, self.host, self.dialer, (each.record for each in self.acquaintances.known)
+        )
         self.covering = CoverClient(
             host=self.host,
             store=self.store.cover(),
@@ -264,6 +281,26 @@ class Node:
             ask=settings.watch.ask_blocks,
             refuses=self.guards.refuses,
             bounties=BOUNTIES,
+        )
+        InfoServer(
+            host=self.host,
+            own=OwnRecord(
+                settings=settings,
+                secret=parts.keys.identity_secret(),
+                agent=AGENT,
+                host=self.host,
+                channels=self.money.channels,
+                now=self.now,
+            ),
+            others=self.acquaintances.page if settings.info.others else lambda after, most: ((), False),
+            now=self.now,
+        )
+        self.joiner = Joiner(
+            host=self.host,
+            listed=listed_relays(settings),
+            acquaintances=self.acquaintances if settings.host.learn_relays else None,
+            entropy=os.urandom(32),
+            tell=self._alarm,
         )
         self.paying = Paying(
             settings=settings,
@@ -348,6 +385,8 @@ class Node:
                         self.dialer.run,
                         self.paying.run,
                         self.covering.run,
+                        self.acquaintances.run,
+                        self.joiner.run,
                     ):
                         nursery.start_soon(service)
                     if self.chain_facts is not None:
@@ -527,6 +566,10 @@ class Node:
         # Until its last channel is over on the chain, it may be its own helper that tells us so.
         if all(each.phase is Phase.CLOSED for each in self.money.channels() if each.peer == peer):
             self.guards.lost(peer)
+            self._guards_changed()
+
+    def _said(self, record: NodeRecord) -> None:
+        if self.guards.said(record):
             self._guards_changed()
 
     def _guards_changed(self) -> None:

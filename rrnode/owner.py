@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 import trio
 
+from bootstrap.relays import roles_of
 from protocols.channel.events import CloseRequested, OpenRequested
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, balances, is_usable, receivable, spendable
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
@@ -34,12 +35,6 @@ OPEN_WITHIN = 60.0  # seconds for a neighbour and our wallet to agree on a chann
 PUBLISHED_WITHIN = 5.0
 PUBLISHED_EVERY = 0.02
 BOUNTIES_SHOWN = 200  # the newest; all are on disk
-_SWITCHES = ("route", "chain", "watch", "mailbox")
-
-
-def switch_names(switches: int) -> tuple[str, ...]:
-    """The roles behind the bits of `Hello.switches`."""
-    return tuple(name for bit, name in enumerate(_SWITCHES) if switches >> bit & 1)
 
 
 def channel_info(channel: Channel, warning: str = "") -> m.ChannelInfo:
@@ -117,7 +112,7 @@ class Owner:
             network=settings.node.network,
             peer_id=peer_text(node.us),
             operator=settings.node.operator,
-            switches=switch_names(settings.switches),
+            switches=roles_of(settings.switches),
             listening=node.host.addresses(),
             data_dir=str(settings.data_dir),
             pid=os.getpid(),
@@ -183,7 +178,7 @@ class Owner:
                     inbound=link.inbound if link else False,
                     address=address,
                     agent=link.agent if link else "",
-                    switches=switch_names(link.switches) if link else (),
+                    switches=roles_of(link.switches) if link else (),
                     kept=keep is not None,
                     channels=count.get(peer, 0),
                     problem=problem,

@@ -22,12 +22,11 @@ from rrnode.node import Node, Parts
 from rrnode.owner import Owner
 from rrnode.storage import Store
 from rrnode.storage.remedies import RemedyStore
-from rrnode.version import VERSION
+from rrnode.version import AGENT
 from rrnode.wallet import Wallet
 
 log = structlog.get_logger(__name__)
 
-AGENT = f"rrnode/{VERSION}"
 SWITCH_INTERVAL = (
     0.0005  # seconds that a busy event loop makes each statement of a commit wait; Python's default is 5 ms
 )

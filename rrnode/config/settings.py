@@ -21,7 +21,7 @@ from protocols.routing.config import RoutingConfig
 from protocols.routing.pricing import FeePolicy, NeighbourFee, Rate
 from protocols.units import MAX_MSAT, MAX_SAT, AssetId, BlockDelta, Msat, Sat
 from rrnode.errors import UserError
-from rrnode.host.peer_text import from_text, split_address
+from rrnode.host.peer_text import from_text
 
 PPM = 1_000_000
 MAX_NAME = 100  # characters of an operator's name
@@ -80,6 +80,9 @@ class HostSettings:
     )
     dial_shipped_relays: bool = setting(
         True, "also stay connected with relays that ship with this software for the network, if any"
+    )
+    learn_relays: bool = setting(
+        True, "also join by servers that such relays tell of, and remember those that answered"
     )
 
 
@@ -292,6 +295,21 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InfoSettings:
+    """What this node tells anyone who asks (/rr/info/1); balances never. Its operator is told when node.operator is set."""
+
+    agent: bool = setting(True, "the program and its version")
+    roles: bool = setting(True, "what it does for others, and the protocols it serves")
+    addresses: bool = setting(True, "where it can be dialled; without them others cannot find it through their relays")
+    channels: str = setting(
+        "nothing",
+        "its channels with neighbours that route: nothing, who they are, or their capacity too",
+        choices=("nothing", "peers", "capacity"),
+    )
+    others: bool = setting(True, "what other servers said of themselves, to those that look for a way into the network")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """Where state is kept."""
 
@@ -363,6 +381,7 @@ class Settings:
     assets: AssetSettings = AssetSettings()
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
+    info: InfoSettings = InfoSettings()
     storage: StorageSettings = StorageSettings()
 
     @property
@@ -430,7 +449,8 @@ class Settings:
     def operators(self) -> dict[PeerId, frozenset[str]]:
         """Who runs which node, as its user and the relay list that ships say."""
         told = [parse_operator(text) for text in self.peers.operators]
-        told += [(split_address(relay.address)[1], relay.operator) for relay in shipped_relays(self.network).relays]
+        shipped = shipped_relays(self.network).relays
+        told += [(from_text(relay.identity), relay.operator) for relay in shipped if relay.operator]
         names: dict[PeerId, frozenset[str]] = {}
         for peer, name in told:
             names[peer] = names.get(peer, frozenset()) | {name}

@@ -198,7 +198,7 @@ class _Story(Cast):
         wait_for("A to miss T", lambda: not self._is_well("A"), BACK)
         self.screen.say(f"  {nodes['A'].client.get('/status')['chain']['problem']}")
         self._start("T")
-        wait_for("A to be well again", lambda: self._is_well("A"), BACK)
+        wait_for("A and E to be well again", lambda: all(map(self._is_well, CLIENTS)), BACK)
         self.screen.say("T is back, and A pays again:")
         self._pay()
 
@@ -216,7 +216,7 @@ class _Story(Cast):
         noticed = time.monotonic() - began
         wait_for(
             f"A to be back after: {what}",
-            lambda: self._is_well("A") and self.usable("R", "A") and self.usable("A", "R"),
+            lambda: all(map(self._is_well, CLIENTS)) and self.usable("R", "A") and self.usable("A", "R"),
             BACK,
         )
         self.away[what] = round(time.monotonic() - began, 1)

@@ -16,17 +16,19 @@ from types import UnionType
 import msgspec
 import pytest
 
+from protocols import node_record
 from protocols.onchain import ec, tx
 from protocols.payment.initialization import seal, unseal
 from protocols.payment.request import Contact, Request, decode, encode_contact, encode_request
 from protocols.units import FeeRate, Sat
 from protocols.watch import bounty, pairs, receipt, remedy
 from protocols.wire.framing import Deframer
+from protocols.wire.info import Signed
 from rrnode.chain.verify import check_transaction
 
 README = Path(__file__).parents[2] / "protocols" / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
-PROTOCOLS = ["link", "routing", "subscribe", "channel", "init", "watch", "chain"]
+PROTOCOLS = ["link", "routing", "subscribe", "channel", "init", "watch", "chain", "info"]
 LIMITS = {0xFF: "u8", 0xFFFF: "u16", 0xFFFF_FFFF: "u32", 2**63 - 1: "u63", 21 * 10**17: "msat", 21 * 10**14: "sat"}
 
 
@@ -146,6 +148,8 @@ def test_the_fields_of_each_message_are_those_of_the_code(name, message):
         ("watch", "SealedRemedy"),
         ("watch", "Held"),
         ("chain", "Proven"),
+        ("info", "Signed"),
+        ("info", "ToldChannel"),
     ],
 )
 def test_the_fields_of_what_stands_inside_messages_are_those_of_the_code(name, message):
@@ -165,6 +169,7 @@ def test_every_code_is_explained():
         ("init", "DeliveryCode"),
         ("watch", "RefusalCode"),
         ("chain", "RefusalCode"),
+        ("info", "RefusalCode"),
     ):
         known = {
             key: int(value)
@@ -238,3 +243,24 @@ def test_the_receipt_of_the_example_is_true():
     assert receipt.sign(b"\x41" * 32, network, client, 902_560, kept) == signature
     listed = hashlib.sha256(b"".join(kept[0])).digest()
     assert content == b"\x01" + network + client + (902_560).to_bytes(4, "big") + b"\x00\x01" + listed
+
+
+def test_the_record_of_the_example_is_true():
+    content, signature = (bytes.fromhex(each.replace("\n", "")) for each in blocks("info", "What a record signs"))
+    network, node, neighbour = content[1:33], ec.point_of(b"\x41" * 32), ec.point_of(b"\x42" * 32)
+    channels = ((neighbour, Sat(1_000_000)),)
+    record = node_record.read(Signed(content, signature), network=network, now=1_800_000_007)
+    assert record == node_record.NodeRecord(
+        node=node,
+        network=network,
+        made=1_800_000_000,
+        switches=3,
+        agent="rrnode/0.1.0",
+        operator="Ann",
+        addresses=("/ip4/192.0.2.7/tcp/9780",),
+        protocols=("/rr/info/1",),
+        channels=1,
+        channels_digest=hashlib.sha256(neighbour + (1_000_000).to_bytes(8, "big")).digest(),
+    )
+    assert node_record.digest_of(channels) == record.channels_digest
+    assert node_record.sign(record, b"\x41" * 32) == Signed(content, signature)
