@@ -13,7 +13,8 @@ from rrnode.host.dialer import Dialer
 from rrnode.host.peer_text import split_address
 from rrnode.relations import relation
 from rrnode.remedies import plan_of, stake_of
-from rrnode.services.covering import CoverClient, Watcher
+from rrnode.services.covering import CoverClient
+from rrnode.services.handing import Watcher
 from rrnode.storage import Store
 
 BOUNTIES = BountyConfig()
@@ -67,6 +68,11 @@ def _channel(client: CoverClient, store: Store, channel: Channel, watchers: list
         notes = ["no watcher is configured: somebody who is online must watch for this channel"]
     elif revoked and not any(each.has_newest for each in held):
         notes.insert(0, "no watcher holds the newest revoked state")
+    if client.quorum.waits(channel):
+        notes.insert(
+            0,
+            f"takes on nothing new before {client.quorum.needed} watchers hold its newest revoked state (watch.quorum)",
+        )
     return m.ChannelCover(
         channel_id=channel.channel_id.hex(),
         peer_id=peer_text(channel.peer),

@@ -72,6 +72,7 @@ from rrnode.services.channels import ChannelService
 from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
+from rrnode.services.handing import Means
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
 from rrnode.services.neighbours import Neighbours
@@ -252,15 +253,21 @@ class Node:
         unrelated = Unrelated(settings.watch, self.neighbours, self.dialer)
         self.covering = CoverClient(
             host=self.host,
-            store=self.store.cover(),
+            means=Means(
+                us=self.us,
+                store=self.store.cover(),
+                channels=self.money.channels,
+                keys_of=parts.keys.key_ring(),
+                network=self.asset,
+                height=lambda: self.following.height,
+                ask=settings.watch.ask_blocks,
+                bounties=BOUNTIES,
+                alarm=self._alarm,
+            ),
             watchers=unrelated.watchers,
-            channels=self.money.channels,
-            keys_of=parts.keys.key_ring(),
-            network=self.asset,
-            height=lambda: self.following.height,
-            ask=settings.watch.ask_blocks,
             refuses=unrelated.refuses,
-            bounties=BOUNTIES,
+            quorum=settings.watch.quorum,
+            post=self.dispatcher.post,
         )
         self.paying = Paying(
             settings=settings,

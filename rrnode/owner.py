@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 import trio
 
-from protocols.channel.events import CloseRequested, OpenRequested
+from protocols.channel.events import CloseRequested, OpenRequested, Refusal
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, balances, is_usable, receivable, spendable
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from protocols.payment.events import PayPhase
@@ -41,8 +41,8 @@ def switch_names(switches: int) -> tuple[str, ...]:
     return tuple(name for bit, name in enumerate(_SWITCHES) if switches >> bit & 1)
 
 
-def channel_info(channel: Channel) -> m.ChannelInfo:
-    """A channel as its owner sees it."""
+def channel_info(channel: Channel, waits: Refusal | None = None) -> m.ChannelInfo:
+    """A channel as its owner sees it. `waits`: why it waits for its watchers."""
     held = balances(channel)
     usable = is_usable(channel)
     their_reserve = channel.our_terms.reserve
@@ -72,11 +72,11 @@ def channel_info(channel: Channel) -> m.ChannelInfo:
             if channel.close is not None and channel.close.transaction
             else ""
         ),
-        note=channel_note(channel),
+        note=channel_note(channel, waits),
     )
 
 
-def channel_note(channel: Channel) -> str:
+def channel_note(channel: Channel, waits: Refusal | None = None) -> str:
     """What a channel waits for, or why it failed."""
     if channel.failure:
         return channel.failure
@@ -86,6 +86,8 @@ def channel_note(channel: Channel) -> str:
         if not channel.deep:
             return "the funding transaction lost confirmations in a reorganisation"
         return "re-establishing"
+    if waits is not None and channel.phase is Phase.OPEN:
+        return f"takes on nothing new: {waits.value}"
     return "" if channel.phase is Phase.OPEN else channel.phase.value
 
 
@@ -238,7 +240,8 @@ class Owner:
 
     async def channels(self) -> tuple[m.ChannelInfo, ...]:
         """Every channel."""
-        return tuple(channel_info(channel) for channel in self._node.money.channels())
+        money = self._node.money
+        return tuple(channel_info(channel, money.covering(channel.channel_id)) for channel in money.channels())
 
     async def channel_open(self, peer: str, capacity_sat: int, push_msat: int) -> m.ChannelInfo:
         """Fund a channel."""

@@ -10,6 +10,7 @@ from typing import assert_never
 
 from protocols.channel.engine import KeyRing
 from protocols.channel.events import (
+    Alarm,
     ChannelEvent,
     Flush,
     HtlcFailed,
@@ -276,6 +277,8 @@ class Engine:
                 self._cover.forget(channel_id)
                 continue
             self._book.lateness_changed(channel_id)
+            text = f"nothing new is taken on: {Refusal.UNCOVERED.value}"
+            self._desk.out.append(Alarm(channel_id=channel_id, text=text))
             self._go_on(channel_id, facts)
 
     def _go_on(self, channel_id: ChannelId, facts: Facts) -> None:

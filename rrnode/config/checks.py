@@ -173,6 +173,9 @@ def _watchers(settings: Settings) -> Iterator[Problem]:
                 hint = "choose watchers that different people run, or set watch.allow_related = true"
                 yield "watch", "watchers", f"of which {address[:120]!r} {why} as another one", hint
         known.append((where, peer))
+    if settings.watch.quorum > (count := len(settings.watch.watchers)):
+        wanted = f"but watch.watchers names {count}: no channel would ever take on a payment"
+        yield "watch", "quorum", wanted, "name more watchers, or lower it"
 
 
 def _locks(settings: Settings) -> Iterator[Problem]:

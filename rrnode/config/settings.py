@@ -243,6 +243,13 @@ class WatchSettings:
     allow_related: bool = setting(
         False, "also use watchers that seem to belong together, or to a channel neighbour, and could rob you together"
     )
+    quorum: int = setting(
+        0,
+        "a channel takes on no new payment before so many watchers hold its newest revoked state; what is locked already "
+        "goes on. 0: it does not wait",
+        low=0,
+        high=100,
+    )
     ask_blocks: BlockDelta = setting(
         BlockDelta(26_000),
         "how long watchers are asked to keep a remedy; renewed at half of it",
@@ -424,6 +431,7 @@ class Settings:
             max_channels_per_peer=limits.max_channels_per_peer,
             max_payments=limits.max_payments,
             max_promises=limits.max_promises,
+            needs_cover=self.watch.quorum > 0,
         )
 
     def routing_config(self) -> RoutingConfig:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocols.channel.events import Flush, StoreChannel, StoreRevoked
+from protocols.channel.events import Alarm, Flush, StoreChannel, StoreRevoked
 from protocols.channel.state import Phase, Stage
 from protocols.ids import Txid
 from protocols.onchain.secrets import secret_at
@@ -120,6 +120,7 @@ def test_what_waits_in_vain_is_failed_back_and_what_comes_later_at_once(kit, des
     effects = late(kit, desk, after=1)
     assert incoming_failure(desk, "up") == [FailureCode.NODE_BUSY] * 2
     assert NeighbourLiquidity(neighbour=kit.peer("up"), liquidity=()) in effects
+    assert [each.channel_id for each in effects if isinstance(each, Alarm)] == [kit.channel_id("up")]
     assert desk.rules.flushed[-1] == kit.channel_id("up")  # and signed with the same batch
     desk.htlc_in("up", 3, IN, id=2)
     assert incoming_failure(desk, "up") == [FailureCode.NODE_BUSY] * 3
