@@ -264,11 +264,23 @@ class WatchSettings:
     )
     client_bytes: int = setting(
         20_000_000,
-        "as a watcher: room for one client, bytes; a state without payments in flight takes 200",
+        "as a watcher: room for one client, bytes on disk; a state without payments in flight takes 310",
         low=0,
         high=_LIMIT,
     )
     total_bytes: int = setting(5_000_000_000, "as a watcher: room for all clients together, bytes", low=0, high=1 << 50)
+    network_bytes: int = setting(
+        500_000_000,
+        "as a watcher: room for all clients of one network (IPv4 /16, IPv6 /32) together, bytes",
+        low=0,
+        high=1 << 50,
+    )
+    free_bytes: int = setting(
+        500_000_000,
+        "as a watcher: nothing more is taken when less than this is free on the disk, bytes: the node itself needs it, too",
+        low=0,
+        high=1 << 50,
+    )
     max_clients: int = setting(200, "as a watcher: clients connected for it at once", low=1, high=100_000)
 
 

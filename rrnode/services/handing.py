@@ -54,7 +54,7 @@ FIRST_RETRY, LAST_RETRY = 10.0, 600.0  # seconds after a refusal
 COMPARE_EVERY = BlockDelta(144)  # a day: 200 bytes of list for each kilobyte held
 COMPARED_AT_ONCE = 4096  # rows, some milliseconds: the channels wait for this database, too
 MOST_UNKNOWN = 100_000  # remedies that a watcher may list beyond twice what it was handed; 150 bytes of memory each
-BLOCKS_AHEAD = 6  # that a watcher's chain may be before ours; so much earlier it may rightly drop something
+BLOCKS_AHEAD = 6  # that a watcher's chain may come to be before ours; so much earlier it may rightly drop something
 
 
 class Turned(Exception):
@@ -135,6 +135,7 @@ class Talk:
         self._granted = means.ask  # for how long it keeps what it takes now; it may grant more the longer it knows us
         self._looked_at = BlockHeight(0)  # height at which everything was looked at
         self._compared_at: BlockHeight | None = None
+        self._its_height = 0  # when we connected
 
     async def run(self) -> None:
         """Until the stream ends. Raises PeerProtocolError, LinkClosed."""
@@ -142,6 +143,7 @@ class Talk:
         if not isinstance(terms, Terms):
             raise self._broken(f"{type(terms).__name__} as a watcher's first message")
         self._granted = BlockDelta(min(self._means.ask, terms.most_blocks))
+        self._its_height = terms.height
         retry = FIRST_RETRY
         while True:
             self._watcher.wake = trio.Event()
@@ -341,11 +343,12 @@ class Talk:
         number = self._watcher.number
         handed = await trio.to_thread.run_sync(self._store.count, number)
         listed = await self._listed(most=2 * handed + MOST_UNKNOWN)
-        after, broken = (0, -1), 0
+        # We may be behind the chain ourselves. Whoever exaggerates its height might as well list what it has lost.
+        after, broken, past = (0, -1), 0, max(tip, self._its_height) + BLOCKS_AHEAD
         while rows := await trio.to_thread.run_sync(self._store.handed, number, after, COMPARED_AT_ONCE):
             after = rows[-1].channel_row, rows[-1].number
             if lost := [each for each in rows if listed.get(_key(hint_of(each.txid), each.digest), -1) < each.until]:
-                broken += sum(each.until > tip + BLOCKS_AHEAD for each in lost)
+                broken += sum(each.until > past for each in lost)
                 await self._hand_over_again(lost)
         if broken:
             log.warning("a watcher lost remedies", watcher=to_text(self._watcher.peer), count=broken)

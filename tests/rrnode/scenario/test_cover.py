@@ -213,7 +213,7 @@ async def test_quota_is_told_and_what_fits_is_held(
     leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
 ) -> None:
     a, b = pair
-    w = await net.add("W", routes=False, watches=True, coins=0, watch=WatchSettings(client_bytes=800))
+    w = await net.add("W", routes=False, watches=True, coins=0, watch=WatchSettings(client_bytes=1100))
     await pay_some(net, a, b)
     await a.stop()
     watched_by(a, w)
