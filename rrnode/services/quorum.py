@@ -6,6 +6,7 @@ is missed with the next state that is revoked. What it no longer holds the clien
 
 from collections.abc import Awaitable, Callable, Sequence
 
+import structlog
 import trio
 
 from protocols.channel.events import Flush
@@ -13,7 +14,10 @@ from protocols.channel.state import UPDATING, Channel
 from protocols.ids import ChannelId
 from protocols.payment.events import RemediesHeld
 from protocols.units import BlockHeight
+from rrnode.errors import StorageFailed
 from rrnode.storage.cover import CoverStore
+
+log = structlog.get_logger(__name__)
 
 TICK = 5.0  # seconds between two looks of the engine at what it lets wait, while something does
 
@@ -58,9 +62,12 @@ class Quorum:
         while self.needed:
             self._wake = trio.Event()
             channels = [each for each in self._channels() if each.phase in UPDATING and each.their_secrets.count]
-            for channel_id, states in (
-                await trio.to_thread.run_sync(self._look, channels, self._watchers(), self._height())
-            ).items():
+            try:
+                held = await trio.to_thread.run_sync(self._look, channels, self._watchers(), self._height())
+            except StorageFailed as error:
+                held = {}  # what was told stands; at the next look again
+                log.warning("what watchers hold cannot be read", reason=str(error))
+            for channel_id, states in held.items():
                 if states != self._told.get(channel_id):
                     self._told[channel_id] = states
                     await self._post(RemediesHeld(channel_id=channel_id, states=states))
@@ -73,7 +80,7 @@ class Quorum:
         """By channel, how many of its states `needed` watchers hold. Blocking."""
         found = dict[ChannelId, int]()
         for channel in channels:
-            told = self._told.get(channel.channel_id)
+            told = self._told.get(channel.channel_id) or None  # 0: too few may be used, whatever they hold
             held = [self._store.held_up_to(each, channel.channel_id, told, tip) for each in watchers]
             found[channel.channel_id] = sorted(held, reverse=True)[self.needed - 1] if len(held) >= self.needed else 0
         return found
