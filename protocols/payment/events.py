@@ -209,7 +209,7 @@ class ChainReserveChanged:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemediesHeld:
     """How many states of a channel enough watchers hold (DESIGN 7), those numbered below `states`; told when it changes, and
-    again, unchanged, while a channel is behind. Only where channels wait for it (`EngineConfig.needs_cover`)."""
+    at every start. Only where channels wait for it (`EngineConfig.needs_cover`)."""
 
     channel_id: ChannelId
     states: int

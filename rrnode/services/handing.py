@@ -161,8 +161,8 @@ class Talk:
     async def _bring_up_to_date(self) -> None:
         """Withdrawals first: they make room. Then what is held already: a refusal of what is new must not let it run out.
 
-        Then the newest state of each channel, and older ones after all of these: it is the one that a cheat gains most by as
-        a rule, and a neighbour who makes many states must not keep it, or another channel's, from being held.
+        Then the newest state of each channel, and older ones after all of these: the newest is what a channel may wait for, and
+        a neighbour who makes many states must not use up the room for it, or for another channel's.
         """
         tip, channels = self._means.height(), self._means.channels()
         for channel in channels:

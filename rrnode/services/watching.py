@@ -132,8 +132,8 @@ class WatchServer:
         mine = self._streams[client] = sender, stream
         try:
             known = await self._on_disk(partial(self._store.known, client))
-            used = 0 if known is None else known.used
-            terms = Terms(self._height(), self._grant(known), self._store.quotas.client, used)
+            tip, used = self._height(), 0 if known is None else known.used
+            terms = Terms(tip, self._grant(tip, known), self._store.quotas.client, used)
             await stream.send(CODEC.encode(terms))
             while True:
                 match CODEC.decode(frame := await stream.receive()):
@@ -177,39 +177,51 @@ class WatchServer:
             return Refused(request.request, RefusalCode.FULL, "this watcher cannot write at the moment")
 
     async def _hand_over(self, client: PeerId, network: str, request: HandOver) -> Receipt:
-        tip, until = self._height(), await self._until(client, request.until)
+        tip = self._tip_before(request.until)
         remedies = {each.hint: each.sealed for each in request.remedies}
         if len(remedies) < len(request.remedies):
             raise _NotDone(RefusalCode.BAD_REQUEST, "one hint twice")
         if any(len(sealed) not in SEALED_SIZES for sealed in remedies.values()):
             raise _NotDone(RefusalCode.BAD_REQUEST, f"sealed remedies have one of the sizes {SEALED_SIZES}")
-        used = await self._on_disk(partial(self._store.put, client, until, remedies, tip=tip, network=network))
+
+        def put() -> tuple[BlockHeight, int | NoRoom]:
+            until = self._until(tip, self._store.known(client), request.until)
+            return until, self._store.put(client, until, remedies, tip=tip, network=network)
+
+        until, used = await self._on_disk(put)
         if isinstance(used, NoRoom):
             raise _NotDone(RefusalCode.OVER_QUOTA if used is NoRoom.CLIENT else RefusalCode.FULL, used.value)
         kept = [(hint, hashlib.sha256(sealed).digest()) for hint, sealed in remedies.items()]
         return self._receipt(client, request.request, until, used, kept)
 
     async def _renew(self, client: PeerId, request: Renew) -> Receipt:
-        until = await self._until(client, request.until)
+        tip = self._tip_before(request.until)
         if len(set(request.hints)) < len(request.hints):
             raise _NotDone(RefusalCode.BAD_REQUEST, "one hint twice")
-        digests = await self._on_disk(partial(self._store.renew, client, until, request.hints))
+
+        def renew() -> tuple[BlockHeight, int, list[bytes] | None]:
+            known = self._store.known(client)
+            until = self._until(tip, known, request.until)
+            return until, known.used if known else 0, self._store.renew(client, until, request.hints)
+
+        until, used, digests = await self._on_disk(renew)
         if digests is None:
             raise _NotDone(RefusalCode.NOT_HELD, "at least one of these is not held for this client")
-        used = await self._on_disk(partial(self._store.used_by, client))
         return self._receipt(client, request.request, until, used, list(zip(request.hints, digests, strict=True)))
 
-    def _grant(self, known: Known | None) -> BlockDelta:
-        """How long a client's remedies are kept from now on: any number of keys cost nothing, coming back over months does."""
-        age = 0 if known is None else self._height() - known.since
-        return BlockDelta(min(self._keep, max(KEPT_AT_FIRST, _DOUBLES * age)))
-
-    async def _until(self, client: PeerId, asked: int) -> BlockHeight:
+    def _tip_before(self, asked: int) -> BlockHeight:
         tip = self._height()
         if asked < tip:
             raise _NotDone(RefusalCode.BAD_REQUEST, f"height {asked} is past: the best block has {tip}")
-        known = await self._on_disk(partial(self._store.known, client))
-        return BlockHeight(min(asked, tip + self._grant(known)))
+        return tip
+
+    def _until(self, tip: BlockHeight, known: Known | None, asked: int) -> BlockHeight:
+        return BlockHeight(min(asked, tip + self._grant(tip, known)))
+
+    def _grant(self, tip: BlockHeight, known: Known | None) -> BlockDelta:
+        """How long a client's remedies are kept from now on: any number of keys cost nothing, coming back over months does."""
+        age = 0 if known is None else tip - known.since
+        return BlockDelta(min(self._keep, max(KEPT_AT_FIRST, _DOUBLES * age)))
 
     def _receipt(
         self, client: PeerId, request: int, until: BlockHeight, used: int, kept: list[receipt.Kept]

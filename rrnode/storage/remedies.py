@@ -30,7 +30,7 @@ NO_HINT = bytes(HINT_SIZE)
 KNOWN_AFTER = BlockDelta(2016)  # a client is no newcomer any more
 KEPT_FOR_KNOWN = 4  # newcomers may not use the last one part in so many of all room: keys cost nothing, years do
 _DISK_PAGE = 4096
-_INLINE = 960  # bytes of a sealed remedy from which on SQLite puts it on pages of its own
+_INLINE = 960  # bytes; SQLite puts a sealed remedy that is larger on pages of its own
 
 
 class NoRoom(Enum):
@@ -119,7 +119,10 @@ class RemedyStore:
         database = open_owned(where, node_id=node_id, network=network, writes_again=True)
 
         def free() -> int:
-            return quotas.free if directory is None else shutil.disk_usage(directory).free
+            try:
+                return quotas.free if directory is None else shutil.disk_usage(directory).free
+            except OSError:
+                return 0  # a disk that does not even say how full it is takes nothing
 
         return cls(database, quotas, free=free)
 
@@ -274,7 +277,7 @@ class RemedyStore:
                 freed = sum(size for _, size in _sizes(connection, known.number, hints))
                 for piece in _pieces(hints):
                     connection.execute(delete(table).where(table.c.client == known.number, table.c.hint.in_(piece)))
-                _free(connection, known, freed)
+                _give_back(connection, known, freed)
             self.used_bytes -= freed
         return known.used - freed
 
@@ -364,7 +367,7 @@ def _used_in(connection: Connection, network: str) -> int:
     return 0 if used is None else int(used)
 
 
-def _free(connection: Connection, known: Known, freed: int) -> None:
+def _give_back(connection: Connection, known: Known, freed: int) -> None:
     """A client that has nothing left is forgotten, a network likewise: strangers with ever new keys leave nothing behind."""
     clients, networks = schema.watch_clients, schema.watch_networks
     for table, this, used in (
@@ -393,7 +396,7 @@ def _drop_some(connection: Connection, tip: BlockHeight) -> tuple[int, int]:
         )
     for number, less in freed.items():
         row = connection.execute(select(clients).where(clients.c.number == number)).one()
-        _free(connection, _known(row), less)
+        _give_back(connection, _known(row), less)
     return len(rows), sum(freed.values())
 
 

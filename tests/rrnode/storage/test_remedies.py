@@ -217,6 +217,10 @@ def test_of_networks_that_have_nothing_left_nothing_is_left(opened: Opened) -> N
         assert connection.exec_driver_sql("SELECT count(*) FROM watch_networks").scalar() == 0
 
 
+def unplugged(_: Path) -> None:
+    raise OSError("no such device")
+
+
 def test_below_the_floor_of_free_space_nothing_more_is_taken_and_all_else_goes_on(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +230,9 @@ def test_below_the_floor_of_free_space_nothing_more_is_taken_and_all_else_goes_o
     assert put(store, ALICE, UNTIL, some(1)) == EACH
     left[0] = 999
     assert put(store, ALICE, UNTIL, some(2)) is NoRoom.DISK
+    with monkeypatch.context() as gone:
+        gone.setattr(remedies.shutil, "disk_usage", unplugged)
+        assert put(store, ALICE, UNTIL, some(2)) is NoRoom.DISK
     assert put(store, ALICE, UNTIL, some(1)) == EACH  # takes no more room
     assert store.renew(ALICE, BlockHeight(2000), [hint(1)]) is not None
     assert store.withdraw(ALICE, [hint(1)]) == 0
