@@ -294,7 +294,7 @@ class Talk:
             raise self._broken(f"a receipt until height {until}, asked was {asked}")
         if not receipt.is_valid(answer.signature, self._watcher.peer, means.network, means.us, until, kept):
             raise self._broken("a receipt whose signature is not the watcher's for what was handed over")
-        self._granted = BlockDelta(until - tip)
+        self._granted = BlockDelta(until - (asked - means.ask))  # from when we asked: blocks may have come since
         listed = b"".join(hint + digest for hint, digest in kept)
         return Proof(until=until, listed=listed, signature=answer.signature)
 
