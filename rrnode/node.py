@@ -77,6 +77,7 @@ from rrnode.services.channels import ChannelService
 from rrnode.services.covering import CoverClient
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
+from rrnode.services.handing import Means
 from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.initialization import InitializationService
 from rrnode.services.joining import Joiner
@@ -272,15 +273,22 @@ class Node:
         )
         self.covering = CoverClient(
             host=self.host,
-            store=self.store.cover(),
+            means=Means(
+                us=self.us,
+                store=self.store.cover(),
+                channels=self.money.channels,
+                keys_of=parts.keys.key_ring(),
+                network=self.asset,
+                height=lambda: self.following.height,
+                ask=settings.watch.ask_blocks,
+                bounties=BOUNTIES,
+                alarm=self._alarm,
+            ),
             watchers=self.guards.watchers,
-            channels=self.money.channels,
-            keys_of=parts.keys.key_ring(),
-            network=self.asset,
-            height=lambda: self.following.height,
-            ask=settings.watch.ask_blocks,
             refuses=self.guards.refuses,
-            bounties=BOUNTIES,
+            related=self.guards.related_watcher,
+            quorum=settings.watch.quorum,
+            post=self.dispatcher.post,
         )
         InfoServer(
             host=self.host,

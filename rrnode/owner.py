@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 import trio
 
 from bootstrap.relays import roles_of
-from protocols.channel.events import CloseRequested, OpenRequested
+from protocols.channel.events import CloseRequested, OpenRequested, Refusal
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, balances, is_usable, receivable, spendable
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from protocols.payment.events import PayPhase
@@ -37,8 +37,8 @@ PUBLISHED_EVERY = 0.02
 BOUNTIES_SHOWN = 200  # the newest; all are on disk
 
 
-def channel_info(channel: Channel, warning: str = "") -> m.ChannelInfo:
-    """A channel as its owner sees it."""
+def channel_info(channel: Channel, waits: Refusal | None = None, warning: str = "") -> m.ChannelInfo:
+    """A channel as its owner sees it. `waits`: why it waits for its watchers; `warning`: why it is in danger."""
     held = balances(channel)
     usable = is_usable(channel)
     their_reserve = channel.our_terms.reserve
@@ -68,12 +68,12 @@ def channel_info(channel: Channel, warning: str = "") -> m.ChannelInfo:
             if channel.close is not None and channel.close.transaction
             else ""
         ),
-        note=channel_note(channel),
+        note=channel_note(channel, waits),
         warning=warning,
     )
 
 
-def channel_note(channel: Channel) -> str:
+def channel_note(channel: Channel, waits: Refusal | None = None) -> str:
     """What a channel waits for, or why it failed."""
     if channel.failure:
         return channel.failure
@@ -83,6 +83,8 @@ def channel_note(channel: Channel) -> str:
         if not channel.deep:
             return "the funding transaction lost confirmations in a reorganisation"
         return "re-establishing"
+    if waits is not None and channel.phase is Phase.OPEN:
+        return f"takes on nothing new: {waits.value}"
     return "" if channel.phase is Phase.OPEN else channel.phase.value
 
 
@@ -240,10 +242,10 @@ class Owner:
 
     async def channels(self) -> tuple[m.ChannelInfo, ...]:
         """Every channel."""
-        unwatched = self._node.guards.unwatched
+        unwatched, money = self._node.guards.unwatched, self._node.money
         return tuple(
-            channel_info(channel, unwatched(channel.peer) if lives(channel) else "")
-            for channel in self._node.money.channels()
+            channel_info(channel, money.covering(channel.channel_id), unwatched(channel.peer) if lives(channel) else "")
+            for channel in money.channels()
         )
 
     async def channel_open(self, peer: str, capacity_sat: int, push_msat: int) -> m.ChannelInfo:

@@ -21,7 +21,7 @@ from rrnode.keys import KeyTree, SeedFile
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
 from rrnode.storage import Store
-from rrnode.storage.remedies import RemedyStore
+from rrnode.storage.remedies import Quotas, RemedyStore
 from rrnode.version import AGENT
 from rrnode.wallet import Wallet
 
@@ -62,8 +62,13 @@ def remedies_of(settings: Settings, keys: KeyTree) -> RemedyStore | None:
         settings.watch_storage_url,
         node_id=keys.node_id(),
         network=settings.node.network,
-        most_bytes=settings.watch.total_bytes,
-        most_per_client=settings.watch.client_bytes,
+        quotas=Quotas(
+            total=settings.watch.total_bytes,
+            client=settings.watch.client_bytes,
+            network=settings.watch.network_bytes,
+            free=settings.watch.free_bytes,
+        ),
+        directory=settings.data_dir if settings.watch_storage_url.startswith("sqlite:") else None,
     )
 
 

@@ -176,6 +176,9 @@ def _watchers(settings: Settings) -> Iterator[Problem]:
             yield "watch", "watchers", f"and {address[:120]!r} {problem}", hint
             return
     yield from _related(settings, "watch", "watchers", settings.watch.watchers, settings.watch.allow_related)
+    if settings.watch.quorum > (count := len(settings.watch.watchers)):
+        wanted = f"but watch.watchers names {count}: no channel would ever take on a payment"
+        yield "watch", "quorum", wanted, "name more watchers, or lower it"
 
 
 def _related(settings: Settings, section: str, key: str, addresses: Iterable[str], allowed: bool) -> Iterator[Problem]:

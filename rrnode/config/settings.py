@@ -272,6 +272,13 @@ class WatchSettings:
         "this node may be down for longer than channels.to_self_delay: warn of channels that no unrelated watcher looks"
         " after; a client is always warned",
     )
+    quorum: int = setting(
+        0,
+        "a channel takes on no new payment before so many watchers hold its newest revoked state; what is locked already "
+        "goes on. 0: it does not wait",
+        low=0,
+        high=100,
+    )
     ask_blocks: BlockDelta = setting(
         BlockDelta(26_000),
         "how long watchers are asked to keep a remedy; renewed at half of it",
@@ -286,11 +293,23 @@ class WatchSettings:
     )
     client_bytes: int = setting(
         20_000_000,
-        "as a watcher: room for one client, bytes; a state without payments in flight takes 200",
+        "as a watcher: room for one client, bytes on disk; a state without payments in flight takes 310",
         low=0,
         high=_LIMIT,
     )
     total_bytes: int = setting(5_000_000_000, "as a watcher: room for all clients together, bytes", low=0, high=1 << 50)
+    network_bytes: int = setting(
+        500_000_000,
+        "as a watcher: room for all clients of one network (IPv4 /16, IPv6 /32) together, bytes",
+        low=0,
+        high=1 << 50,
+    )
+    free_bytes: int = setting(
+        500_000_000,
+        "as a watcher: nothing more is taken when less than this is free on the disk, bytes: the node itself needs it, too",
+        low=0,
+        high=1 << 50,
+    )
     max_clients: int = setting(200, "as a watcher: clients connected for it at once", low=1, high=100_000)
 
 
@@ -489,6 +508,7 @@ class Settings:
             max_channels_per_peer=limits.max_channels_per_peer,
             max_payments=limits.max_payments,
             max_promises=limits.max_promises,
+            needs_cover=self.watch.quorum > 0,
         )
 
     def routing_config(self) -> RoutingConfig:

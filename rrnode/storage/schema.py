@@ -10,7 +10,7 @@ a small number of its own (`row`), since its 32-byte id would be repeated in eve
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
-HEAD = "0002"  # the newest revision in migrations/versions
+HEAD = "0003"  # the newest revision in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -156,6 +156,15 @@ watch_clients = Table(
     Column("number", _Number, primary_key=True, autoincrement=False),  # stands for the key in each of its remedies
     Column("peer", LargeBinary, nullable=False, unique=True),
     Column("used_bytes", BigInteger, nullable=False),
+    Column("since", Integer, nullable=False, server_default="0"),  # height at which its first remedy came
+    Column("network", Text, nullable=False, server_default=""),  # that it came from
+)
+
+watch_networks = Table(
+    "watch_networks",
+    metadata,
+    Column("network", Text, primary_key=True),
+    Column("used_bytes", BigInteger, nullable=False),  # of its clients together
 )
 
 remedies = Table(

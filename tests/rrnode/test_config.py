@@ -213,6 +213,11 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
             "is in the same network (1.2.0.0/16) as another one",
             "watch.allow_related = true",
         ),
+        (
+            f'[watch]\nquorum = 2\nwatchers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}"]',
+            "watch.quorum is 2, but watch.watchers names 1: no channel would ever take on a payment",
+            "name more watchers",
+        ),
         ('[storage]\nurl = "mysql://x"', "wanted sqlite:///file or postgresql", "leave it empty"),
         ('[assets]\nrates = ["regtest signet"]', "'regtest signet' is no exchange rate", "signet regtest 3/2"),
         ('[assets]\nrates = ["regtest regtest 1/1"]', "is no exchange rate", ""),

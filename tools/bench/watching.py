@@ -140,7 +140,7 @@ def _scan(store: RemedyStore, file: Path, raw: bytes) -> tuple[float, float, flo
     parsing = seconds_of(partial(parse_block, raw), rounds=1)
     block = parse_block(raw)
     rubbish = {hint_of(block.transactions[-1].txid): bytes(SEALED_SIZES[0])}
-    store.put(MISCHIEF, UNTIL, rubbish)
+    store.put(MISCHIEF, UNTIL, rubbish, tip=BlockHeight(0), network="")
     hunter = Hunter(
         backend=cast(ChainBackend, None),  # for claims, of which there are none
         wallet=cast(RewardWallet, None),  # likewise

@@ -213,7 +213,10 @@ async def test_rubbish_under_the_hint_does_not_hide_the_remedy(leaping_clock: Mo
     cheat = await prepared(net, h)
     hint = hint_of(cheat.txid)
     for number in range(3):
-        remedies.put(PeerId(b"\x02" + bytes([number]) * 32), BlockHeight(10_000), {hint: bytes([number]) * 437})
+        rubbish = {hint: bytes([number]) * 437}
+        remedies.put(
+            PeerId(b"\x02" + bytes([number]) * 32), BlockHeight(10_000), rubbish, tip=BlockHeight(0), network=""
+        )
     await cheat.publish()
     await its_case(h, cheat)
     await cheat.bury()

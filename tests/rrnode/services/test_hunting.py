@@ -20,7 +20,7 @@ from rrnode.errors import StorageFailed
 from rrnode.services import hunting
 from rrnode.services.hunting import Hunter
 from rrnode.storage.cases import CaseStore
-from rrnode.storage.remedies import RemedyStore
+from rrnode.storage.remedies import Quotas, RemedyStore
 
 CLIENT = PeerId(b"\x02" + b"c" * 32)
 
@@ -44,8 +44,7 @@ class Scene:
             directory / "watch.sqlite",
             node_id=CLIENT,
             network="regtest",
-            most_bytes=10**7,
-            most_per_client=10**7,
+            quotas=Quotas(total=10**7, client=10**7, network=10**7),
         )
         self.store = CaseStore(self.remedies.database)
         self.wallet = Scripts()
@@ -63,7 +62,7 @@ class Scene:
 
     def keep(self, *breaches: Any) -> None:
         sealed = {remedy.hint_of(each.txid): remedy.seal(each.remedy(), each.txid, bytes(12)) for each in breaches}
-        self.remedies.put(CLIENT, BlockHeight(10_000), sealed)
+        self.remedies.put(CLIENT, BlockHeight(10_000), sealed, tip=BlockHeight(0), network="")
 
     async def see(self, *transactions: Any, height: int = 100, mined: bool = False) -> None:
         seen = tuple(parse_transaction(each.raw) for each in transactions)
