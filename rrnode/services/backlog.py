@@ -81,9 +81,13 @@ class Backlog:
         return min((height for height in heights if height is not None), default=None)
 
     def add(self, lookup: Lookup, tip: BlockHeight) -> None:
-        """This look-up is not finished."""
+        """This look-up is not finished. When there are too many, one from the mempool gives way: it comes again with its
+        block. A block is read again."""
         if lookup.problem:
             self._tell_unreadable(lookup)
+        if len(self._waiting) >= MOST_WAITING and lookup.height is not None:
+            unconfirmed = (txid for txid, each in self._waiting.items() if each.height is None)
+            self._waiting.pop(next(unconfirmed, lookup.txid), None)
         if len(self._waiting) < MOST_WAITING or lookup.txid in self._waiting:
             self._waiting[lookup.txid] = lookup
         elif lookup.height is not None:
@@ -199,13 +203,16 @@ class Backlog:
         if self._unread is None or self._unread[0] != height:
             return True  # a reorganisation, or there is more to be read: begin anew
         self._reading = lookups
-        for lookup in lookups:
-            while not lookup.is_settled and await self._go_on(lookup):
-                pass
-            if not lookup.is_settled:
-                if len(self._waiting) >= MOST_WAITING:
-                    return False  # this block again, when the disk has answered for others
-                self._waiting[lookup.txid] = lookup
+        try:
+            for lookup in lookups:
+                while not lookup.is_settled and await self._go_on(lookup):
+                    pass
+                if not lookup.is_settled:
+                    if len(self._waiting) >= MOST_WAITING:
+                        return False  # this block again, when the disk has answered for others
+                    self._waiting[lookup.txid] = lookup
+        finally:
+            self._reading = []
         if self._unread is not None and self._unread[0] == height:
             self._unread = (BlockHeight(height + 1), self._unread[1]) if height < self._unread[1] else None
         return True

@@ -33,7 +33,7 @@ from rrnode.storage.remedies import RemedyStore
 
 log = structlog.get_logger(__name__)
 
-MOST_OPEN = 1000  # cases, each with a transaction of at most 231 outputs; for one more the poorest is left
+MOST_OPEN = 1000  # cases, each of at most 231 outputs and 130 kB; for one more the poorest is left
 MOST_SCRIPTS = 50  # unpaid addresses at once: half of what a restore of the wallet looks across
 SECONDS_A_BATCH = 1.0  # of look-ups before the batch goes on; the rest is done beside it
 PURPOSE = b"bounties"

@@ -369,6 +369,15 @@ class World:
     async def mine(self, blocks: int) -> None:
         """Make blocks and wait until everybody has taken them in."""
         await self.chain.mine(blocks, BURN)
+        await self._taken_in()
+
+    async def undo(self, block_hash: bytes) -> None:
+        """Take back this block and those above it, and whatever no block holds then; wait until everybody has seen it."""
+        await self.chain.invalidate(block_hash)
+        self.chain.forget_mempool()
+        await self._taken_in()
+
+    async def _taken_in(self) -> None:
         tip = await self.chain.tip()
         for actor in self.actors.values():
             if actor.runs:

@@ -280,6 +280,24 @@ async def test_what_was_not_settled_is_looked_up_again_after_a_restart(
     assert scene.store.settled_to() == 103
 
 
+async def test_block_that_was_read_again_and_found_something_is_settled(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = breach(1)
+    scene.keep(one)
+    await scene.see(height=99, mined=True)
+    with monkeypatch.context() as patched:
+        scene.damage(patched, one)
+        await scene.see(one, mined=True)
+    scene.hunter = scene.started()
+    await scene.see(height=101, mined=True)
+    assert scene.store.settled_to() == 99
+    await scene.look_further()
+    assert scene.cases() == {one.txid}
+    await scene.see(height=102, mined=True)
+    assert scene.store.settled_to() == 102
+
+
 async def test_nothing_counts_as_settled_until_the_disk_takes_the_case(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +505,23 @@ async def test_batch_that_brings_too_much_goes_on_and_nothing_of_it_is_lost(
     assert scene.cases() == set()
     await scene.look_further()
     assert scene.cases() == {each.txid for each in some}
+
+
+async def test_look_up_from_the_mempool_gives_way_and_comes_again_with_its_block(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, one = breach(1), breach(2)
+    scene.keep(waiting, one)
+    monkeypatch.setattr(backlog, "MOST_WAITING", 1)
+    with monkeypatch.context() as patched:
+        scene.damage(patched, waiting, one)
+        await scene.see(waiting)
+        await scene.see(one, height=101, mined=True)
+    assert list(scene.hunter.backlog._waiting) == [one.txid]
+    assert scene.hunter.backlog._unread is None
+    await scene.see(waiting, height=102, mined=True)
+    await scene.look_further()
+    assert scene.cases() == {waiting.txid, one.txid}
 
 
 async def test_signatures_are_never_checked_on_the_loop(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
