@@ -195,6 +195,7 @@ class Node:
                 network=self.asset,
                 height=lambda: self.following.height,
                 now=self.now,
+                alarm=self._alarm,
             )
         self.following = Following(
             settings=settings,

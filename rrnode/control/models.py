@@ -274,7 +274,8 @@ class BountyInfo(Model):
     """A breach that this node hunts or hunted.
 
     Attributes:
-        outcome: "hunting", "won", "won in part", "lost" or "the breach is gone".
+        outcome: "hunting", "won", "won in part", "lost", "the breach is gone" or "left for want of room" (it goes on when
+            there is room).
         breach_height: None while no block holds the breach.
         reward_sat: what blocks have paid us.
         lost: outputs that somebody else has taken: a rival, the victim, or the cheat.

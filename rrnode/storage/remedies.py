@@ -329,20 +329,24 @@ class RemedyStore:
     def find(self, hint: bytes) -> Iterator[bytes]:
         """All that clients filed under this hint, those of the oldest clients first; a few at a time, since anybody may
         file rubbish there. Raises StorageFailed."""
-        table, number = schema.remedies.c, 0
-        while self.may_have(hint):
-            with self._database.reading() as connection:
-                rows = connection.execute(
-                    select(table.client, table.sealed)
-                    .where(table.hint == hint, table.client > number)
-                    .order_by(table.client)
-                    .limit(_PIECE)
-                ).all()
-            for row in rows:
-                yield row.sealed
-            if len(rows) < _PIECE:
-                return
-            number = rows[-1].client
+        number = 0
+        while page := self.find_some(hint, number):
+            yield from (sealed for _, sealed in page)
+            number = page[-1][0]
+
+    def find_some(self, hint: bytes, after: int) -> list[tuple[int, bytes]]:
+        """(client's number, sealed) of the first of them behind a client, as many as are read in one go; none at the end. Raises StorageFailed."""
+        table = schema.remedies.c
+        if not self.may_have(hint):
+            return []
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(table.client, table.sealed)
+                .where(table.hint == hint, table.client > after)
+                .order_by(table.client)
+                .limit(_PIECE)
+            ).all()
+        return [(row.client, row.sealed) for row in rows]
 
 
 def _client(connection: Connection, peer: PeerId) -> Known | None:

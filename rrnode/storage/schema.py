@@ -95,7 +95,7 @@ journal = Table(
 cursors = Table(
     "cursors",
     metadata,
-    Column("name", Text, primary_key=True),  # "channels" or "wallet": each follows the chain at its own pace
+    Column("name", Text, primary_key=True),  # "channels", "wallet" or "hunting": each follows the chain at its own pace
     Column("height", Integer, nullable=False),
     Column("block_hash", LargeBinary, nullable=False),
 )

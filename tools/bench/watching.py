@@ -148,6 +148,7 @@ def _scan(store: RemedyStore, file: Path, raw: bytes) -> tuple[float, float, flo
         store=CaseStore(store.database),
         buried_depth=6,
         now=lambda: UnixTime(0),
+        alarm=lambda text: None,
     )
     forget(file)
     return floor, parsing, seconds_of(partial(trio.run, hunter.take, _batch(block)), rounds=1)

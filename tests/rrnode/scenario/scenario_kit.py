@@ -15,7 +15,8 @@ from protocols.ids import PaymentHash, PeerId
 from protocols.payment.events import Payment, PayPhase
 from protocols.units import BlockDelta, BlockHeight
 from rrnode.chain.base import ChainBackend
-from rrnode.chain.kernel import KernelChain
+from rrnode.chain.kernel import RELAY_FLOOR, KernelChain, scripts_hold
+from rrnode.chain.mempool import Mempool
 from rrnode.chain.remote import RemoteChain
 from rrnode.config.settings import ChannelSettings, FeeSettings, LockSettings, RoleSettings, Settings, WaitSettings
 from rrnode.control import models as m
@@ -114,6 +115,11 @@ class SharedChain(KernelChain):
     def bring_back(self) -> None:
         """It answers again."""
         self._away = False
+
+    def forget_mempool(self) -> None:
+        """All that no block holds is lost, as when every node was restarted."""
+        self.mempool_now = Mempool(self.index, scripts_hold, floor=RELAY_FLOOR)
+        self._tell_changed()
 
     def _check_open(self) -> None:
         super()._check_open()
@@ -363,6 +369,15 @@ class World:
     async def mine(self, blocks: int) -> None:
         """Make blocks and wait until everybody has taken them in."""
         await self.chain.mine(blocks, BURN)
+        await self._taken_in()
+
+    async def undo(self, block_hash: bytes) -> None:
+        """Take back this block and those above it, and whatever no block holds then; wait until everybody has seen it."""
+        await self.chain.invalidate(block_hash)
+        self.chain.forget_mempool()
+        await self._taken_in()
+
+    async def _taken_in(self) -> None:
         tip = await self.chain.tip()
         for actor in self.actors.values():
             if actor.runs:
