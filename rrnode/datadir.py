@@ -20,6 +20,7 @@ SOCKET_NAME = "control.sock"
 SOCKET_PATH_MAX = 107  # bytes: `sun_path` of Linux is 108 with its end mark (unix(7)); macOS has 104
 PID_NAME = "rrnode.pid"
 LOG_NAME = "rrnode.log"
+HEADERS_NAME = "headers"  # of a client without a chain; it costs time only to lose it
 
 
 def default_data_dir(network: str) -> Path:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -20,7 +21,7 @@ import trio
 from bootstrap.networks import Network
 from protocols.ids import PeerId, Txid
 from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
-from protocols.light.headers import Header, HeaderChain
+from protocols.light.headers import Checkpoint, Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
 from protocols.wire import chain as wire
 from protocols.wire.chain import (
@@ -37,6 +38,7 @@ from rrnode.chain.base import (
     PublishResult,
 )
 from rrnode.chain.evidence import BadProof, included, shown
+from rrnode.chain.header_file import HeaderFile
 from rrnode.chain.header_sync import HeaderSync
 from rrnode.chain.parse import Output, Tx, outpoint
 from rrnode.chain.remote_blocks import BEHIND_WAIT, RemoteBlocks
@@ -92,7 +94,9 @@ class RemoteChain(ChainBackend):
         addresses: Sequence[str],
         network: Network,
         *,
+        checkpoint: Checkpoint | None = None,
         policy: RemotePolicy | None = None,
+        headers_file: Path | None = None,
         own_host: Host | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -100,13 +104,17 @@ class RemoteChain(ChainBackend):
 
         Args:
             addresses: of the helpers, multiaddrs that end in `/p2p/<id>`; dialled, and dialled again, from here.
+            checkpoint: where headers begin; the network's own when None.
+            headers_file: where they are kept; nowhere when None.
             own_host: `host` when nobody else runs it: it then runs while the backend does.
             clock: seconds since 1970.
         """
         self._host, self._own_host = host, own_host
         self._network, self._policy = network, policy or RemotePolicy()
-        self._headers = HeaderChain(network.pow_rules, network.checkpoint)
-        self._sync = HeaderSync(self._headers, now=lambda: UnixTime(int(clock())), changed=self._touch)
+        self._clock = clock
+        self._headers = HeaderChain(network.pow_rules, checkpoint or network.checkpoint)
+        self._kept = HeaderFile(headers_file, self._headers)
+        self._sync = HeaderSync(self._headers, now=self._now, changed=self._touch, adopted=self._kept.adopted)
         self._helpers = Helpers(
             host=host,
             peers=[split_address(address)[1] for address in addresses],
@@ -154,7 +162,8 @@ class RemoteChain(ChainBackend):
             ChainUnavailable: not even one can be asked.
         """
         self._dialer = self._new_dialer()
-        async with self._own_host.running() if self._own_host else nullcontext(), background() as nursery:
+        own_host = self._own_host.running() if self._own_host else nullcontext()
+        async with self._kept.open(self._now()), own_host, background() as nursery:
             nursery.start_soon(self._helpers.run)
             nursery.start_soon(self._publisher.run)
             nursery.start_soon(self._dialer.run)
@@ -177,6 +186,9 @@ class RemoteChain(ChainBackend):
             elif patience.cancelled_caught:
                 await self._wait_ready()
                 return
+
+    def _now(self) -> UnixTime:
+        return UnixTime(int(self._clock()))
 
     async def _wait_changed(self) -> None:
         await self._changed.wait()

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
-from bootstrap.networks import NETWORKS
+from bootstrap.networks import NETWORKS, parse_checkpoint
 from protocols.errors import DecodeError
 from protocols.ids import PeerId
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
@@ -114,6 +114,12 @@ def _helpers(settings: Settings) -> Iterator[Problem]:
             return
     if len({peer_of_address(address) for address in chain.helpers}) < count:
         yield "chain", "helpers", "and names a peer twice", "one peer is one helper: remove one"
+    if chain.checkpoint:
+        try:
+            parse_checkpoint(chain.checkpoint, settings.network)
+        except DecodeError as error:
+            hint = "leave it empty to begin with block 0"
+            yield "chain", "checkpoint", f"which is not what was wanted: {error}", hint
     if settings.roles.chain or settings.roles.watch:
         yield (
             "chain",

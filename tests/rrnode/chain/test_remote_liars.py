@@ -15,7 +15,7 @@ import trio
 
 from bootstrap.networks import REGTEST
 from protocols.channel.events import Outpoint, OutputSpent, TipChanged, TxConfirmed, WatchOutpoint, WatchTx
-from protocols.light.headers import parse_header, split_headers
+from protocols.light.headers import Checkpoint, parse_header, split_headers
 from protocols.units import FeeRate
 from protocols.wire import chain as wire
 from protocols.wire.chain import (
@@ -69,7 +69,7 @@ class Scene:
     hosts: list[MemoryHost] = field(default_factory=list)
     servers: list[Server] = field(default_factory=list)
 
-    async def begin(self, chains, **policy):
+    async def begin(self, chains, *, headers_file=None, checkpoint=None, **policy):
         """A helper per chain, and the client linked to all of them."""
         for number, chain in enumerate(chains):
             host = await self.host(bytes([0x61 + number]) * 32)
@@ -78,8 +78,9 @@ class Scene:
             self.hosts.append(host)
             self.servers.append(server)
         self.client = await self.host(b"\x51" * 32)
-        addresses = [host.addresses()[0] for host in self.hosts]
-        self.remote = RemoteChain(self.client, addresses, REGTEST, policy=RemotePolicy(**policy))
+        self.addresses = [host.addresses()[0] for host in self.hosts]
+        kept = {"headers_file": headers_file, "checkpoint": checkpoint}
+        self.remote = RemoteChain(self.client, self.addresses, REGTEST, policy=RemotePolicy(**policy), **kept)
         await self.nursery.start(self._run, self.remote.running())
 
     async def host(self, secret):
@@ -939,3 +940,36 @@ async def test_a_confirmation_told_by_one_is_told(three, kit, autojump_clock):
         TxConfirmed(txid=tx.txid, height=height, transaction=tx.raw),
         TipChanged(),
     ]
+
+
+async def test_a_next_start_asks_only_for_headers_that_are_not_kept(scene, kit, tmp_path, autojump_clock):
+    await scene.chain.mine(20, kit.LOCKED)
+    file = tmp_path / "headers"
+    await scene.begin([scene.chain] * 3, headers_file=file)
+    await scene.settled()
+    await scene.chain.mine(2, kit.LOCKED)
+    await scene.settled()
+    tip = await scene.chain.tip()
+    asked = []
+
+    async def note(request, answer):
+        if isinstance(request, GetHeaders):
+            asked.append(request.locator[0])
+        return answer
+
+    for server in scene.servers:
+        server.lie = note
+    remote = RemoteChain(await scene.host(b"\x52" * 32), scene.addresses, REGTEST, headers_file=file)
+    async with remote.running():
+        assert await remote.tip() == tip
+        assert set(asked) == {tip.hash}
+
+
+async def test_a_client_begins_at_the_block_that_its_owner_names(scene, kit, autojump_clock):
+    await scene.chain.mine(150, kit.LOCKED)
+    (header,) = await scene.chain.headers(144, 1)
+    await scene.begin([scene.chain] * 3, checkpoint=Checkpoint(height=144, header=header))
+    await scene.settled()
+    assert await scene.remote.tip() == await scene.chain.tip()
+    with pytest.raises(ChainUnavailable, match="block 143 is below the checkpoint at 144"):
+        await scene.remote.block_at(143)
