@@ -215,10 +215,12 @@ class RemoteChain(ChainBackend):
             return f"{counting} of {len(self._helpers.all)} helpers can be relied on, {self._policy.least} wanted: " + (
                 self._troubles()
             )
-        never_lied = {helper.peer for helper in self._helpers.all if not helper.standing.lies}
-        if (height := self._blocks.doubtful(never_lied)) is not None:
+        if (height := self._blocks.doubtful(self._never_lied())) is not None:
             return f"fewer than {self._policy.least} reliable helpers were asked about block {height} so far"
         return None
+
+    def _never_lied(self) -> frozenset[PeerId]:
+        return frozenset(helper.peer for helper in self._helpers.all if not helper.standing.lies)
 
     def _troubles(self) -> str:
         return "; ".join(self._trouble(helper) for helper in self._helpers.all)
@@ -340,7 +342,7 @@ class RemoteChain(ChainBackend):
 
     async def _hear_late(self, helper: Helper) -> None:
         try:
-            await self._blocks.ask_late(helper)
+            await self._blocks.ask_late(helper, self._never_lied())
             await self._ask_late_of_outputs(helper)
         except BadProof as error:
             helper.lied(str(error))

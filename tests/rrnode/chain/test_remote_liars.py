@@ -41,8 +41,9 @@ from rrnode.chain.base import NO_INTERESTS, Verdict
 from rrnode.chain.follower import Follower
 from rrnode.chain.header_sync import NEWS_EVERY
 from rrnode.chain.kernel import KernelChain
+from rrnode.chain.parse import parse_transaction
 from rrnode.chain.remote import RemoteChain, RemotePolicy
-from rrnode.chain.remote_blocks import RemoteBlocks
+from rrnode.chain.remote_blocks import BLOCKS_KEPT, RemoteBlocks
 from rrnode.errors import ChainUnavailable
 from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.services.chainfacts import ChainFactsServer
@@ -288,6 +289,28 @@ async def test_what_is_told_late_is_read_though_the_follower_began_above_it(thre
     assert await three.told() == []
 
 
+async def test_blocks_that_too_few_answered_for_are_asked_about_however_old_they_are(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+    three.part(1)
+    spent = await spent_while_an_honest_one_is_away(three, kit, coin)
+    await three.chain.mine(BLOCKS_KEPT + 20, kit.LOCKED)
+    assert spent not in await three.told()
+    assert three.follower.trouble.startswith("1 of 3 helpers can be relied on, 2 wanted: ")
+    await three.heal(1)
+    three.part(2)
+    assert await three.told() == []  # it withholds, too
+    assert three.follower.trouble is None  # two answered for every block
+    three.remote._helpers.all[1].lied("something else")  # so what it said of those blocks does not hold either
+    await three.heal(2)
+    assert spent in await three.told()
+    words = f"it kept silent about {shown(parse_transaction(spent.transaction))} in block {spent.height}"
+    assert [each.last_lie for each in three.remote.helpers()] == [words, "something else", ""]
+    assert await three.told() == []
+
+
 async def test_what_is_told_late_is_not_lost_when_the_one_that_tells_is_lost(three, kit, autojump_clock):
     coin = await three.confirmed_coin()
     await three.follow()
@@ -331,7 +354,7 @@ async def test_what_a_reading_for_another_watch_shows_late_is_told(three, kit, a
     assert spent in facts + await three.told()
 
 
-async def _nothing_late(_helper):
+async def _nothing_late(_helper, _relied_on):
     return None
 
 
