@@ -127,9 +127,7 @@ class RemoteChain(ChainBackend):
         self._version = 0  # of what could be asked; grows with each news
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
-        self._blocks = RemoteBlocks(
-            self._headers, least=self._policy.least, ask_all=self._ask_all, output=self._made_output, reread=self.reread
-        )
+        self._blocks = RemoteBlocks(self._headers, least=self._policy.least, ask_all=self._ask_all, reread=self.reread)
         self._mempool = RemoteMempool(
             ask_all=self._ask_all, version=lambda: self._version, known_output=self._known_output
         )
@@ -317,10 +315,7 @@ class RemoteChain(ChainBackend):
         header = self._headers.at(ref.height)
         if header is None or header.hash != ref.hash:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
-        # Who knows an output can tell a spend's own witness from another: so what made the watched ones is looked for, too.
-        parents = {Txid(place[:32]) for place in interests.outpoints if place not in self._made}
-        besides = Interests(txids=self._publisher.waiting | parents)
-        found = await self._blocks.read(header, ref.height, interests | besides)
+        found = await self._blocks.read(header, ref.height, interests | Interests(txids=self._publisher.waiting))
         self._publisher.confirmed(tx.txid for tx in found)
         for tx in found:
             for index, output in enumerate(tx.outputs):
@@ -351,10 +346,6 @@ class RemoteChain(ChainBackend):
     def reread(self, height: BlockHeight) -> None:
         super().reread(height)
         self._touch()
-
-    def _made_output(self, place: bytes) -> Output | None:
-        made = self._made.get(place)
-        return None if made is None else made.output  # its transaction's id binds it, in whatever block that is
 
     def _stands(self, height: BlockHeight, block_hash: bytes) -> bool:
         header = self._headers.at(height)

@@ -17,8 +17,8 @@ from protocols.light.headers import Header, HeaderChain
 from protocols.units import BlockHeight
 from protocols.wire.chain import GetMatches, Matches, RefusalCode, Refused
 from rrnode.chain.base import NO_INTERESTS, Interests
-from rrnode.chain.evidence import BadProof, included, shown, signed_for
-from rrnode.chain.parse import Output, Tx
+from rrnode.chain.evidence import BadProof, shown, whole
+from rrnode.chain.parse import Tx
 from rrnode.services.helpers import Helper
 
 BEHIND_WAIT = 3.0  # seconds that a helper gets to hear of a block that another one has
@@ -52,7 +52,6 @@ class RemoteBlocks:
         headers: the best chain.
         least: k.
         ask_all: asks those helpers that are ready; raises ChainUnavailable when none answers.
-        output: one that a block made, as far as we saw it proven.
         reread: called when more is proven of a block than an earlier reader of it was told.
     """
 
@@ -62,11 +61,10 @@ class RemoteBlocks:
         *,
         least: int,
         ask_all: AskAll,
-        output: Callable[[bytes], Output | None],
         reread: Callable[[BlockHeight], None],
     ) -> None:
         self._headers, self._least, self._ask_all = headers, least, ask_all
-        self._output, self._reread = output, reread
+        self._reread = reread
         self._interests = NO_INTERESTS
         self._asked: dict[bytes, _Asked] = {}  # the highest ones
         self._older = Answered()  # of the best chain, below those
@@ -126,7 +124,7 @@ class RemoteBlocks:
             relied_on: of older blocks only those are asked that fewer than k of these answered for.
 
         Raises:
-            BadProof: see `included`.
+            BadProof: see `whole`.
         """
         for asked, header in self._standing():
             if helper.peer not in asked.heard:
@@ -162,12 +160,9 @@ class RemoteBlocks:
                 return None
             answer = await helper.ask(lambda number: GetMatches(number, header.hash))
             if isinstance(answer, Matches) and answer.block_hash == header.hash:
-                found = {proven.index: included(proven, header, height) for proven in answer.transactions}
+                found = whole(answer, header, height)
                 if len(_concerning(found, helper.watched)) < len(answer.transactions):
                     raise BadProof(f"it sent transactions of block {height} that it was not asked for")
-                txs = [found[place] for place in sorted(found)]
-                spent = {place: output for tx in txs for place in tx.prevouts if (output := self._output(place))}
-                signed_for(txs, spent, height)
                 return found
             if not isinstance(answer, Refused) or answer.code != RefusalCode.UNKNOWN_BLOCK:
                 return None

@@ -15,7 +15,7 @@ from rrnode.errors import UserError
 from rrnode.host.peer_text import split_address
 from rrnode.relations import relation
 
-MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
+MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 21 MB
 Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try
 
 

@@ -269,7 +269,7 @@ class ChainFactsServer:
                 matches = await self._proofs.matches(block_hash, client.interests)
                 if matches is None:
                     return Refused(number, RefusalCode.UNKNOWN_BLOCK, "no such block in my best chain")
-                return Matches(number, block_hash, matches)
+                return Matches(number, block_hash, *matches)
             case GetMempool():
                 found_now = await self._proofs.mempool(client.interests)
                 client.told_mempool = frozenset(found_now)

@@ -8,6 +8,7 @@ from services_kit import ended, until
 
 from protocols.light.headers import parse_header, split_headers
 from protocols.light.merkle import proves
+from protocols.light.witness import binds, commitment_of
 from protocols.wire import chain as wire
 from protocols.wire.chain import (
     CODEC,
@@ -131,7 +132,7 @@ async def test_what_concerns_the_client_comes_with_proof_and_nothing_else_does(s
         await scene.chain.publish((tx.raw,))
     (block,) = await scene.chain.mine(1, kit.OPEN)
     client = await scene.client()
-    assert await client.ask(GetMatches(1, block)) == Matches(1, block, ())
+    assert await client.ask(GetMatches(1, block)) == Matches(1, block, (), ())
     assert await client.ask(Watch(2, (source[0],), (), ())) == Watching(2, MOST_WATCHED - 1)
     assert await client.ask(Watch(3, (source[0],), (paid.txid,), (kit.LOCKED,))) == Watching(3, MOST_WATCHED - 3)
     answer = await client.ask(GetMatches(4, block))
@@ -140,8 +141,15 @@ async def test_what_concerns_the_client_comes_with_proof_and_nothing_else_does(s
     for each in answer.transactions:
         tx = parse_transaction(each.transaction)
         assert proves(tx.txid, tx.base_size, each.index, each.branch, root)
+    (first,) = answer.coinbase
+    coinbase = parse_transaction(first.transaction)
+    assert proves(coinbase.txid, coinbase.base_size, 0, first.branch, root)
+    commitment = commitment_of([output.script for output in coinbase.outputs])
+    for each in answer.transactions:
+        wtxid = parse_transaction(each.transaction).wtxid
+        assert binds(commitment, coinbase.witnesses[0][0], wtxid, each.index, each.witness_branch)
     assert await client.ask(Unwatch(5, (source[0],), (paid.txid, NOTHING), (kit.LOCKED,))) == Watching(5, MOST_WATCHED)
-    assert await client.ask(GetMatches(6, block)) == Matches(6, block, ())
+    assert await client.ask(GetMatches(6, block)) == Matches(6, block, (), ())
     unknown = await client.ask(GetMatches(7, b"\x07" * 32))
     assert unknown == Refused(7, RefusalCode.UNKNOWN_BLOCK, "no such block in my best chain")
     await scene.chain.invalidate(block)
