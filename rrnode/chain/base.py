@@ -112,9 +112,12 @@ class ChainBackend(ABC):
     Attributes:
         reread_from: the lowest block of which more is known now than was told, None mostly; whoever follows the chain takes
             back what it was told from there on, reads again, and sets it to None.
+        is_hearsay: whether mempools are known by others' word only. That a transaction of ours is in one is then no reason
+            not to publish it: only a block's proof is.
     """
 
     name: str
+    is_hearsay: bool = False
     reread_from: BlockHeight | None = None
 
     @property

@@ -87,6 +87,7 @@ class RemoteChain(ChainBackend):
     """The chain through helpers; use it inside `running`, on a host that runs."""
 
     name = "remote"
+    is_hearsay = True
 
     def __init__(
         self,
@@ -435,10 +436,7 @@ class RemoteChain(ChainBackend):
         return tuple(await self._unconfirmed(NO_INTERESTS))
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
-        raw = (await self.mempool_transactions((txid,))).get(txid)
-        if raw is not None:
-            self._publisher.keep(txid, raw)
-        return raw
+        return (await self.mempool_transactions((txid,))).get(txid)
 
     async def mempool_transactions(self, txids: Sequence[Txid]) -> dict[Txid, bytes]:
         known = await self._unconfirmed(Interests(txids=frozenset(txids)))

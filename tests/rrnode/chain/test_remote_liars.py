@@ -14,7 +14,9 @@ import pytest
 import trio
 
 from bootstrap.networks import REGTEST
-from protocols.channel.events import Outpoint, OutputSpent, TipChanged, TxConfirmed, WatchOutpoint, WatchTx
+from protocols.channel import events as channel_events
+from protocols.channel.events import Outpoint, OutputSpent, Purpose, TipChanged, TxConfirmed, WatchOutpoint, WatchTx
+from protocols.ids import ChannelId
 from protocols.light.headers import Checkpoint, parse_header, split_headers
 from protocols.units import FeeRate
 from protocols.wire import chain as wire
@@ -39,6 +41,7 @@ from protocols.wire.chain import (
 )
 from rrnode.chain import header_sync, remote_publish
 from rrnode.chain.base import NO_INTERESTS, Verdict
+from rrnode.chain.broadcaster import Broadcaster
 from rrnode.chain.follower import Follower
 from rrnode.chain.header_sync import NEWS_EVERY
 from rrnode.chain.kernel import KernelChain
@@ -50,6 +53,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.services.chainfacts import ChainFactsServer
 
 NOBODY = bytes(32)
+CHANNEL = ChannelId(b"\x05" * 32)
 
 
 class Server(ChainFactsServer):
@@ -798,36 +802,114 @@ async def test_what_liars_only_say_they_published_is_published_when_an_honest_he
     await scene.until(lambda: tuple(scene.chain.mempool_now.entries) == (tx.txid,))
 
 
-@pytest.mark.parametrize("restarted", [False, True])
-async def test_what_liars_keep_saying_their_mempool_has_is_published_when_an_honest_helper_is_back(
-    scene, kit, restarted, monkeypatch, autojump_clock
+class Swallowing:
+    """Two helpers that take what is published for themselves, and say that their mempool has it."""
+
+    def __init__(self, scene):
+        self.has = {}
+        for server in scene.servers[:2]:
+            server._facts = partial(self._facts, server)
+
+    async def _facts(self, server, client, request):
+        if isinstance(request, Publish):
+            self.has |= {parse_transaction(raw).txid: raw for raw in request.transactions}
+            return Published(request.request, 0, "")
+        if isinstance(request, GetMempool):
+            return Mempool(request.request, tuple(self.has.values()))
+        return await ChainFactsServer._facts(server, client, request)
+
+    def forge(self, txid):
+        """Break the witness of the last input; nothing that the client watches is spent by it."""
+        raw = self.has[txid]
+        self.has[txid] = raw[:-40] + bytes([raw[-40] ^ 1]) + raw[-39:]
+
+
+async def wanted_block_after_block(scene, kit, wallet, order, blocks):
+    """What the broadcaster does while the engine orders a publication at every block; each time on a new start."""
+    for _ in range(blocks):
+        await scene.chain.mine(1, kit.LOCKED)
+        await scene.until(lambda: scene.remote._headers.tip.hash == scene.chain.index.tip.hash)
+        broadcaster = Broadcaster(scene.remote, wallet)
+        broadcaster.take(order)
+        await broadcaster.carry_out()
+
+
+@pytest.fixture
+def once(monkeypatch):
+    """What is published through helpers is not given to them again by itself."""
+    monkeypatch.setattr(remote_publish, "AGAIN_FOR", -1)
+
+
+async def test_a_transaction_that_liars_say_is_in_their_mempool_is_published_all_the_same(
+    scene, kit, once, autojump_clock
 ):
-    """Who wants it in a block asks before each publication whether a mempool has it already."""
-    monkeypatch.setattr(remote_publish, "AGAIN_FOR", 2)
+    wallet = kit.KeyWallet()
     coin = await scene.confirmed_coin()
     await scene.begin([scene.chain] * 3)
     await scene.settled()
-    tx = kit.pay([kit.coin(coin)], 1000)
-
-    async def swallowing(client, request):
-        if isinstance(request, Publish):
-            return Published(request.request, 0, "")
-        if isinstance(request, GetMempool):
-            return Mempool(request.request, (tx.raw,))
-        return await ChainFactsServer._facts(scene.servers[0], client, request)
-
-    scene.servers[0]._facts = scene.servers[1]._facts = swallowing
+    liars, tx = Swallowing(scene), kit.pay([kit.coin(coin)], 1000)
+    liars.has[tx.txid] = tx.raw
     scene.part(2)
-    if not restarted:
-        await scene.remote.publish((tx.raw,))
-    for _ in range(5):
-        await scene.chain.mine(1, kit.LOCKED)
-        await scene.until(lambda: scene.remote._headers.tip.hash == scene.chain.index.tip.hash)
-        assert await scene.remote.mempool_transaction(tx.txid) == tx.raw
+    order = channel_events.Publish(channel_id=CHANNEL, transaction=tx.raw, purpose=Purpose.SWEEP)
+    await wanted_block_after_block(scene, kit, wallet, order, 2)
     await scene.heal(2)
     await scene.settled()
+    await wanted_block_after_block(scene, kit, wallet, order, 1)
+    assert await scene.chain.mempool() == (tx.txid,)
     await scene.chain.mine(1, kit.LOCKED)
-    await scene.until(lambda: tuple(scene.chain.mempool_now.entries) == (tx.txid,))
+    await wanted_block_after_block(scene, kit, wallet, order, 1)
+    assert await scene.chain.mempool() == ()
+
+
+@pytest.mark.parametrize("forged", [False, True])
+async def test_a_close_that_liars_say_is_in_their_mempool_is_published_all_the_same(
+    scene, kit, forged, once, autojump_clock
+):
+    wallet = kit.KeyWallet()
+    await kit.with_coins(scene.chain, wallet, 200_000)
+    (source,) = await kit.funded(scene.chain, 1)
+    parent = kit.commitment(source)
+    await scene.begin([scene.chain] * 3)
+    await scene.settled()
+    liars = Swallowing(scene)
+    scene.part(2)
+    deadline = scene.chain.index.tip.height + 144
+    order = channel_events.PublishWithChild(
+        channel_id=CHANNEL, transaction=parent.raw, anchor_index=1, deadline=deadline
+    )
+    await wanted_block_after_block(scene, kit, wallet, order, 2)
+    (child,) = liars.has.keys() - {parent.txid}
+    if forged:
+        liars.forge(child)
+    await scene.heal(2)
+    await scene.settled()
+    await wanted_block_after_block(scene, kit, wallet, order, 1)
+    assert set(await scene.chain.mempool()) == {parent.txid, child}
+
+
+async def test_a_claim_that_liars_say_is_in_their_mempool_is_published_all_the_same(scene, kit, once, autojump_clock):
+    wallet = kit.KeyWallet()
+    await kit.with_coins(scene.chain, wallet, 200_000)
+    coin = await scene.confirmed_coin()
+    await scene.begin([scene.chain] * 3)
+    await scene.settled()
+    liars = Swallowing(scene)
+    scene.part(2)
+    value = coin.outputs[0].value
+    htlc = kit.build([kit.coin(coin)], [(value, kit.OPEN)], version=3, sequence=0)
+    order = channel_events.PublishWithInputs(
+        channel_id=CHANNEL,
+        transaction=htlc.raw,
+        purpose=Purpose.HTLC_SUCCESS,
+        spent_value=value,
+        deadline=scene.chain.index.tip.height + 100,
+    )
+    await wanted_block_after_block(scene, kit, wallet, order, 2)
+    (claim,) = liars.has
+    await scene.heal(2)
+    await scene.settled()
+    await wanted_block_after_block(scene, kit, wallet, order, 1)
+    assert await scene.chain.mempool() == (claim,)
 
 
 async def test_what_is_in_a_block_is_published_no_more(three, kit, autojump_clock):
