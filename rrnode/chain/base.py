@@ -7,7 +7,7 @@ what comes as "at least that". Backends are asked, they do not push: `wait_for_c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -57,6 +57,16 @@ class Interests:
             outpoints=self.outpoints | other.outpoints,
             txids=self.txids | other.txids,
             scripts=self.scripts | other.scripts,
+        )
+
+    @classmethod
+    def joined(cls, many: Iterable["Interests"]) -> "Interests":
+        """Those of all of them."""
+        these = tuple(many)
+        return cls(
+            outpoints=frozenset[bytes]().union(*(each.outpoints for each in these)),
+            txids=frozenset[Txid]().union(*(each.txids for each in these)),
+            scripts=frozenset[bytes]().union(*(each.scripts for each in these)),
         )
 
     def but(self, other: "Interests") -> "Interests":
@@ -220,6 +230,10 @@ class WholeChain(ChainBackend):
     @abstractmethod
     async def headers(self, first: BlockHeight, count: int) -> tuple[bytes, ...]:
         """Headers (80 bytes) of the best chain from a height on, fewer at its end."""
+
+    @abstractmethod
+    async def mempool_has(self, txids: Sequence[Txid]) -> frozenset[Txid]:
+        """Which of these are in the mempool now."""
 
     async def parent(self, block_hash: bytes) -> bytes:
         try:

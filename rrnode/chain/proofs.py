@@ -1,7 +1,7 @@
 """Facts of a whole chain with their proofs, for clients that hold none (DESIGN 8). Asks the chain, remembers two blocks."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -42,6 +42,19 @@ def _block_of(transactions: tuple[Tx, ...]) -> _Block:
     commitment = commitment_of([output.script for output in transactions[0].outputs])
     witnesses = None if commitment is None else witness_tree_of([tx.wtxid for tx in transactions])
     return _Block(transactions, tree_of([tx.txid for tx in transactions]), witnesses)
+
+
+@dataclass(frozen=True, slots=True)
+class MempoolLook:
+    """Which watched transactions the mempool holds, and who spends watched outputs there."""
+
+    present: frozenset[Txid]
+    spenders: Mapping[bytes, Txid]
+
+    def of(self, interests: Interests) -> frozenset[Txid]:
+        """What of it concerns one client."""
+        spending = {self.spenders[place] for place in self.spenders.keys() & interests.outpoints}
+        return (self.present & interests.txids) | spending
 
 
 class Proofs:
@@ -94,12 +107,17 @@ class Proofs:
 
     async def mempool(self, interests: Interests) -> dict[Txid, bytes]:
         """What in the mempool spends somebody's outputs or is one of their transactions."""
-        txids = set(interests.txids)
+        there = (await self.look_at_mempool(interests)).of(interests)
+        return await self._chain.mempool_transactions(tuple(there)) if there else {}
+
+    async def look_at_mempool(self, interests: Interests) -> MempoolLook:
+        """Look once for all whose interests are joined in these; no transaction is fetched."""
+        txids, outpoints = interests.txids, tuple(interests.outpoints)
         if len(txids) > _ASKED_ONE_BY_ONE:
-            txids &= set(await self._chain.mempool())
-        if interests.outpoints:
-            txids |= set((await self._chain.mempool_spenders(tuple(interests.outpoints))).values())
-        return await self._chain.mempool_transactions(tuple(txids)) if txids else {}
+            present = txids & frozenset(await self._chain.mempool())
+        else:
+            present = await self._chain.mempool_has(tuple(txids)) if txids else frozenset()
+        return MempoolLook(present, await self._chain.mempool_spenders(outpoints) if outpoints else {})
 
     async def _block(self, block_hash: bytes) -> _Block:
         async with self._reading:
