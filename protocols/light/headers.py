@@ -154,6 +154,11 @@ class HeaderChain:
         """The best chain's block at this height; None above the tip and below the checkpoint."""
         return self._tip if height == self.height else self._run.at(height)
 
+    def find(self, height: int, block_hash: bytes) -> Header | None:
+        """The best chain's block at this height, if it is this one."""
+        there = self.at(height)
+        return there if there is not None and there.hash == block_hash else None
+
     def facts_at(self, height: int) -> Parent | None:
         """Time and difficulty of the best chain's block at this height; None where `at` gives None."""
         return self._run.facts(height)
@@ -240,8 +245,7 @@ class Branch:
 
     def check_stands(self) -> None:
         """Raises StaleBranch when the best chain does not hold its parent any more."""
-        there = self._chain.at(self.fork)
-        if there is None or there.hash != self._parent.hash:
+        if self._chain.find(self.fork, self._parent.hash) is None:
             raise StaleBranch
 
     def rebase(self) -> None:

@@ -110,7 +110,7 @@ class HeaderSync:
             if fork < height:  # who was on the best chain may be on a fork now: they are looked at again
                 for helper in self._followed:
                     helper.news.set()
-        elif (there := self.chain.at(branch.height)) is not None and there.hash == branch.last.hash:
+        elif self.chain.find(branch.height, branch.last.hash) is not None:
             branch.rebase()  # another helper brought the same headers meanwhile
         return branch
 

@@ -8,7 +8,6 @@ Transactions go to all helpers, again at each new block.
 
 import random
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,11 +22,9 @@ from protocols.ids import PeerId, Txid
 from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Checkpoint, Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
-from protocols.wire import chain as wire
 from protocols.wire.chain import (
     Feerate,
     GetFeerate,
-    GetOutput,
 )
 from rrnode.chain.base import (
     NO_INTERESTS,
@@ -37,12 +34,13 @@ from rrnode.chain.base import (
     OutputState,
     PublishResult,
 )
-from rrnode.chain.evidence import BadProof, included, shown
+from rrnode.chain.evidence import BadProof
 from rrnode.chain.header_file import HeaderFile
 from rrnode.chain.header_sync import HeaderSync
-from rrnode.chain.parse import Output, Tx, outpoint
+from rrnode.chain.parse import Tx, outpoint
 from rrnode.chain.remote_blocks import BEHIND_WAIT, RemoteBlocks
 from rrnode.chain.remote_mempool import RemoteMempool
+from rrnode.chain.remote_outputs import RemoteOutputs
 from rrnode.chain.remote_publish import RemotePublisher
 from rrnode.chain.scopes import background
 from rrnode.errors import ChainUnavailable
@@ -52,7 +50,6 @@ from rrnode.host.peer_text import split_address, to_text
 from rrnode.services.helpers import Helper, Helpers
 
 START_WITHIN = 20.0  # seconds without a new header after which a start makes do with the helpers that are there
-MOST_KEPT = 10_000  # outputs of which it is remembered that a block made or spent them
 
 T = TypeVar("T")
 log = structlog.get_logger("rrnode.chain")
@@ -72,15 +69,6 @@ class RemotePolicy:
     answer_within: float = 10.0
     feerate_floor: FeeRate = FeeRate(1_000)
     feerate_cap: FeeRate = FeeRate(500_000)
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """An output proven to be in a block."""
-
-    output: Output
-    height: BlockHeight
-    block_hash: bytes
 
 
 class RemoteChain(ChainBackend):
@@ -129,13 +117,13 @@ class RemoteChain(ChainBackend):
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
         self._blocks = RemoteBlocks(self._headers, least=self._policy.least, ask_all=self._ask_all, reread=self.reread)
+        self._outputs = RemoteOutputs(
+            self._headers, ask_all=self._ask_all, are_enough=self._are_enough, reread=self.reread
+        )
         self._mempool = RemoteMempool(
-            ask_all=self._ask_all, version=lambda: self._version, known_output=self._known_output
+            ask_all=self._ask_all, version=lambda: self._version, known_output=self._outputs.made
         )
         self._publisher = RemotePublisher(self._helpers.all, self._headers, changed=self._wait_changed)
-        self._made: OrderedDict[bytes, _Made] = OrderedDict()
-        self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
-        self._sure: OrderedDict[bytes, set[PeerId]] = OrderedDict()  # outputs taken for unspent, and by whose word
 
     def helpers(self) -> tuple[HelperStatus, ...]:
         found = []
@@ -313,17 +301,12 @@ class RemoteChain(ChainBackend):
     # --- blocks -----------------------------------------------------------------------------------------------------
 
     async def transactions(self, ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
-        header = self._headers.at(ref.height)
-        if header is None or header.hash != ref.hash:
+        header = self._headers.find(ref.height, ref.hash)
+        if header is None:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
         found = await self._blocks.read(header, ref.height, interests | Interests(txids=self._publisher.waiting))
         self._publisher.confirmed(tx.txid for tx in found)
-        for tx in found:
-            for index, output in enumerate(tx.outputs):
-                if (place := outpoint(tx.txid, index)) in interests.outpoints:
-                    _keep(self._made, place, _Made(output, ref.height, ref.hash))
-            for prevout in interests.outpoints.intersection(tx.prevouts):
-                _keep(self._spent, prevout, (ref.height, ref.hash))
+        self._outputs.saw(ref, found, interests)
         return found
 
     async def _beside(self, helper: Helper) -> None:
@@ -339,7 +322,7 @@ class RemoteChain(ChainBackend):
     async def _hear_late(self, helper: Helper) -> None:
         try:
             await self._blocks.ask_late(helper, self._never_lied())
-            await self._ask_late_of_outputs(helper)
+            await self._outputs.ask_late(helper)
         except BadProof as error:
             helper.lied(str(error))
             raise
@@ -348,34 +331,13 @@ class RemoteChain(ChainBackend):
         super().reread(height)
         self._touch()
 
-    def _stands(self, height: BlockHeight, block_hash: bytes) -> bool:
-        header = self._headers.at(height)
-        return header is not None and header.hash == block_hash
-
     # --- outputs ----------------------------------------------------------------------------------------------------
 
     async def confirmed_output(self, txid: Txid, index: int) -> OutputState | None:
-        return (await self._output(txid, index))[0]
+        return await self._outputs.confirmed(txid, index)
 
     async def surely_unspent(self, txid: Txid, index: int) -> OutputState | None:
-        state, disputed, heard = await self._output(txid, index)
-        if state is None or disputed:
-            return None
-        _keep(self._sure, outpoint(txid, index), heard)
-        return state
-
-    async def _ask_late_of_outputs(self, helper: Helper) -> None:
-        """Ask a helper about outputs that others called unspent while it was away: if it disagrees, blocks must tell."""
-        for place, heard in tuple(self._sure.items()):
-            made, spent = self._made.get(place), self._spent.get(place)
-            if helper.peer in heard or made is None or (spent is not None and self._stands(*spent)):
-                continue
-            told = await self._made_by(helper, Txid(place[:32]), int.from_bytes(place[32:], "little"))
-            if told is None:
-                return
-            heard.add(helper.peer)
-            if not told:
-                self.reread(made.height)
+        return await self._outputs.surely_unspent(txid, index)
 
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         place = outpoint(txid, index)
@@ -389,45 +351,6 @@ class RemoteChain(ChainBackend):
             return None
         output = waiting.outputs[index]
         return OutputState(value=output.value, script=output.script, height=None)
-
-    async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool, set[PeerId]]:
-        """The output as blocks have it, whether there is doubt (too few answered, or one of them says otherwise), who answered.
-
-        One proof that it was made is enough; that a block spends it counts only when we saw that spend proven.
-        """
-        answers = await self._ask_all(lambda helper: self._made_by(helper, txid, index))
-        sure, heard = self._are_enough(answers), {helper.peer for helper in answers}
-        made = next((each[0] for each in answers.values() if each), None)
-        place = outpoint(txid, index)
-        spent = self._spent.get(place)
-        if spent is not None and self._stands(*spent):
-            return None, False, heard
-        if made is None:
-            if not sure:
-                raise ChainUnavailable(f"nobody shows output {index} of {shown((txid,))}, and too few were asked")
-            return None, False, heard
-        doubters = [helper for helper, each in answers.items() if not each]
-        for helper in doubters:
-            helper.standing.disagreed(f"it says, without proof, that output {index} of {shown((txid,))} is not unspent")
-        _keep(self._made, place, made)
-        state = OutputState(value=made.output.value, script=made.output.script, height=made.height)
-        return state, not sure or any(helper.counts for helper in doubters), heard
-
-    async def _made_by(self, helper: Helper, txid: Txid, index: int) -> tuple[_Made, ...] | None:
-        """A helper's proof that an output was made, and its word that no block spends it; empty: it says otherwise."""
-        answer = await helper.ask(lambda number: GetOutput(number, txid, index))
-        if not isinstance(answer, wire.Output):
-            return None
-        if not answer.created:
-            return ()
-        height = self._headers.height_of(answer.block_hash)
-        header = None if height is None else self._headers.at(height)
-        if height is None or header is None:
-            return None  # it is on another branch, or ahead of us
-        tx = included(answer.created[0], header, height)
-        if tx.txid != txid or index >= len(tx.outputs):
-            raise BadProof(f"it was asked for output {index} of {shown((txid,))} and showed another transaction")
-        return (_Made(tx.outputs[index], height, header.hash),)
 
     # --- mempool ----------------------------------------------------------------------------------------------------
 
@@ -450,14 +373,6 @@ class RemoteChain(ChainBackend):
     async def _unconfirmed(self, interests: Interests) -> dict[Txid, Tx]:
         await self._wait_ready()
         return await self._mempool.look(interests)
-
-    async def _known_output(self, txid: Txid, index: int) -> Output | None:
-        place = outpoint(txid, index)
-        made = self._made.get(place)
-        if made is None or not self._stands(made.height, made.block_hash):
-            await self._output(txid, index)
-            made = self._made.get(place)
-        return None if made is None else made.output
 
     # --- publishing and fees ----------------------------------------------------------------------------------------
 
@@ -484,11 +399,3 @@ class RemoteChain(ChainBackend):
 
 def _ref(height: BlockHeight, header: Header) -> BlockRef:
     return BlockRef(height=height, hash=header.hash, previous=header.previous, time=header.time)
-
-
-def _keep(table: "OrderedDict[bytes, T]", key: bytes, value: T) -> None:
-    """Put it last; the first ones go when there are too many."""
-    table[key] = value
-    table.move_to_end(key)
-    while len(table) > MOST_KEPT:
-        table.popitem(last=False)

@@ -92,7 +92,7 @@ class RemoteBlocks:
         while len(self._asked) > BLOCKS_KEPT:
             lowest = min(self._asked, key=lambda each: self._asked[each].height)
             asked = self._asked.pop(lowest)
-            if self._header(asked.height, lowest) is not None:
+            if self._headers.find(asked.height, lowest) is not None:
                 self._older.put(asked.height, asked.heard)
         return tuple(proven[place] for place in sorted(places))
 
@@ -108,14 +108,9 @@ class RemoteBlocks:
     def _standing(self) -> Iterator[tuple[_Asked, Header]]:
         """Those that are still in the best chain."""
         for block_hash, asked in tuple(self._asked.items()):
-            header = self._header(asked.height, block_hash)
+            header = self._headers.find(asked.height, block_hash)
             if header is not None:
                 yield asked, header
-
-    def _header(self, height: BlockHeight, block_hash: bytes) -> Header | None:
-        """The block's header, if it is in the best chain."""
-        header = self._headers.at(height)
-        return header if header is not None and header.hash == block_hash else None
 
     async def ask_late(self, helper: Helper, relied_on: Set[PeerId]) -> None:
         """Ask a helper about the blocks that it did not answer for, one after the other.
