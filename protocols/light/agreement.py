@@ -6,7 +6,7 @@ that answered is enough. Source: DESIGN 8.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
 
 from protocols.ids import PeerId
@@ -14,7 +14,6 @@ from protocols.units import BlockHeight, FeeRate
 
 Fact = TypeVar("Fact", bound=Hashable)
 
-LAG_ALLOWED = 1  # blocks: the newest one travels a while
 FAR_APART = 4  # an estimate so many times above or below the one that is taken counts as a disagreement
 
 
@@ -88,11 +87,6 @@ class HelperStatus:
     last_lie: str
     trouble: str
 
-    @property
-    def is_fine(self) -> bool:
-        """Whether nothing about it needs a person's attention now."""
-        return self.connected and not self.trouble and not self.lies and (self.lag or 0) <= LAG_ALLOWED
-
 
 @dataclass(slots=True)
 class Standing:
@@ -123,8 +117,4 @@ class Standing:
     def status(self, best: BlockHeight) -> HelperStatus:
         """As it is now, against the best chain that we know."""
         lag = None if self.height is None else max(0, best - self.height)
-        return HelperStatus(
-            peer=self.peer, connected=self.connected, height=self.height, lag=lag, answers=self.answers,
-            silences=self.silences, refusals=self.refusals, disagreements=self.disagreements,
-            last_disagreement=self.last_disagreement, lies=self.lies, last_lie=self.last_lie, trouble=self.trouble,
-        )  # fmt: skip
+        return HelperStatus(lag=lag, **{each.name: getattr(self, each.name) for each in fields(self)})

@@ -14,7 +14,7 @@ from protocols.units import FeeRate, Sat
 from rrnode.chain import bumping
 from rrnode.chain.base import ChainBackend, Verdict
 from rrnode.chain.bumping import Unsigned
-from rrnode.chain.fees import FeeCoin, FeePolicy, FeeWallet
+from rrnode.chain.fees import UNHURRIED, FeeCoin, FeePolicy, FeeWallet
 from rrnode.chain.parse import Tx, outpoint, parse_transaction
 from rrnode.chain.verify import check_transaction
 
@@ -144,11 +144,11 @@ class Outgoing:
             spent.append(output)
         return tuple(spent)
 
-    async def estimate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
+    async def estimate(self, blocks_left: int, *, within: int = UNHURRIED) -> FeeRate:
         """The feerate to confirm well before a deadline, or within so many blocks, whichever is sooner."""
-        return await self.backend.feerate(min(self.policy.blocks_to_ask_for(blocks_left), within))
+        return await self.backend.feerate(self.policy.blocks_to_ask_for(blocks_left, within))
 
-    async def rate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
+    async def rate(self, blocks_left: int, *, within: int = UNHURRIED) -> FeeRate:
         """What to pay with so many blocks left."""
         return self.policy.feerate(await self.estimate(blocks_left, within=within), blocks_left)
 

@@ -19,13 +19,10 @@ import trio
 
 from bootstrap.networks import Network
 from protocols.ids import PeerId, Txid
-from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
+from protocols.light.agreement import HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Checkpoint, Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
-from protocols.wire.chain import (
-    Feerate,
-    GetFeerate,
-)
+from protocols.wire.chain import Feerate, GetFeerate
 from rrnode.chain.base import (
     NO_INTERESTS,
     BlockRef,
@@ -49,6 +46,7 @@ from rrnode.host.dialer import Dialer, Source, VolatileBook
 from rrnode.host.peer_text import split_address, to_text
 from rrnode.services.helpers import Helper, Helpers
 
+LAG_ALLOWED = 1  # blocks that a helper may be behind: the newest one travels a while
 START_WITHIN = 20.0  # seconds without a new header after which a start makes do with the helpers that are there
 
 T = TypeVar("T")
