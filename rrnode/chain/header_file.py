@@ -47,21 +47,25 @@ class HeaderFile:
         """
         try:
             if self._path is not None:
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                self._file = os.fdopen(descriptor, "r+b")
-                self._is_ours = self._lock(self._file)
-                await self._load(self._file, now)
-        except OSError as error:
-            self._give_up(error)
-        try:
+                await self._begin(self._path, now)
             yield
         finally:
             self._close()
 
+    async def _begin(self, path: Path, now: UnixTime) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = os.fdopen(descriptor, "r+b")
+            self._is_ours = self._lock(self._file)
+            await self._load(self._file, now)
+        except OSError as error:
+            self._give_up(error)
+
     async def _load(self, file: BinaryIO, now: UnixTime) -> None:
         await trio.lowlevel.checkpoint()
         if file.read(HEADER_SIZE) != self._chain.raw_above(self._chain.base - 1):
-            self._write(self._chain.base - 1)  # a new file, or one from another checkpoint
+            # A new file, one from another checkpoint; or the chain has more than its checkpoint, for it runs once more.
+            self._write(self._chain.base - 1)
             return
         while len(raw := file.read(_BATCH * HEADER_SIZE)) >= HEADER_SIZE:
             headers = split_headers(raw[: len(raw) - len(raw) % HEADER_SIZE])

@@ -54,10 +54,8 @@ log = structlog.get_logger(__name__)
 MOST_WATCHED = 20_000  # things of one client: some 2 MB, and 40 requests to Bitcoin Core at each look
 MOST_WATCHED_IN_ALL = 400_000  # some 50 MB; beyond it each client has its own room only
 OWN_ROOM = 1_000  # things that a client may watch whatever others do: twenty greedy ones would lock out all the rest
-MOST_OF_SENDER, MOST_OF_NETWORK = (
-    16,
-    64,
-)  # clients at once: of 256, so that four networks are needed to lock out the rest
+MOST_OF_SENDER = 16  # clients at once
+MOST_OF_NETWORK = 64  # of 256: so that four networks are needed to lock out the rest
 LOOK_EVERY = 1.0  # seconds between two looks at the mempool: each costs Bitcoin Core a request per 500 things watched
 TIP_EVERY = 0.1  # seconds between two looks at the tip: each costs it a few, however many clients there are
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds while the chain is away

@@ -138,3 +138,12 @@ async def test_a_place_that_cannot_be_written_hinders_nothing(tmp_path, path_of)
         life.adopt(mine(life.chain.tip, 2))
         life.adopt(mine(life.chain.tip, 2))
         assert life.chain.height == 4
+
+
+async def test_a_chain_that_runs_once_more_keeps_what_it_has(path):
+    life = Life(path)
+    for mark in (1, 2):
+        async with life.kept.open(LATER):
+            life.adopt(mine(life.chain.tip, 4, mark=mark))
+    assert path.read_bytes()[80:] == life.chain.raw_above(0)
+    assert await begun(path) == 38
