@@ -409,6 +409,9 @@ class Node:
                     nursery.cancel_scope.cancel()
             except* Halted:
                 pass  # whoever had an event for the engine when it halted; `halted` says why
+            except* StorageFailed:
+                if not self.halted():  # else it is what `ask` says to who waited then
+                    raise
             finally:
                 self._background = None
                 self.bus.publish(m.Stopping(reason=self.halted()))

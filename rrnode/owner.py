@@ -190,21 +190,10 @@ class Owner:
 
     async def helpers(self) -> tuple[m.HelperInfo, ...]:
         """The helpers that tell us the chain."""
+        alike = m.HelperInfo.model_fields.keys() - {"peer_id", "problem"}
         return tuple(
             m.HelperInfo(
-                peer_id=peer_text(each.peer),
-                connected=each.connected,
-                height=each.height,
-                lag=each.lag,
-                answers=each.answers,
-                silences=each.silences,
-                refusals=each.refusals,
-                disagreements=each.disagreements,
-                last_disagreement=each.last_disagreement,
-                lies=each.lies,
-                last_lie=each.last_lie,
-                problem=each.trouble,
-                related=each.related,
+                peer_id=peer_text(each.peer), problem=each.trouble, **{name: getattr(each, name) for name in alike}
             )
             for each in self._node.backend.helpers()
         )

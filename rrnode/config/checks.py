@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
-from bootstrap.networks import NETWORKS
+from bootstrap.networks import NETWORKS, parse_checkpoint
 from protocols.errors import DecodeError
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_operator, parse_rate
 from rrnode.control.text import peer_of_address
@@ -14,7 +14,7 @@ from rrnode.errors import UserError
 from rrnode.host.peer_text import from_text, split_address
 from rrnode.relations import Known, known, relation
 
-MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
+MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 21 MB
 Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try
 
 
@@ -124,6 +124,12 @@ def _helpers(settings: Settings) -> Iterator[Problem]:
             )
             return
     yield from _related(settings, "chain", "helpers", chain.helpers, chain.allow_related)
+    if chain.checkpoint:
+        try:
+            parse_checkpoint(chain.checkpoint, settings.network)
+        except DecodeError as error:
+            hint = "leave it empty to begin with block 0"
+            yield "chain", "checkpoint", f"which is not what was wanted: {error}", hint
     if settings.roles.chain or settings.roles.watch:
         yield (
             "chain",

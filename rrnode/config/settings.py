@@ -132,6 +132,12 @@ class ChainSettings:
         low=1,
         high=8,
     )
+    checkpoint: str = setting(
+        "",
+        "remote: begin to read headers at this block instead of block 0, which saves a first start much reading: height, a"
+        " multiple of 2016 and below everything that concerns this node, and header as bitcoin-cli getblockheader HASH false"
+        " prints it. Whoever gives it to you can show you any chain: ask a full node that you trust",
+    )
     answer_seconds: float = setting(10.0, "remote: how long a helper may take for one answer", low=1, high=120)
     max_feerate: int = setting(
         500, "remote: no fee estimate of helpers is believed above this, satoshi per virtual byte", low=1, high=100_000

@@ -148,6 +148,7 @@ def test_the_fields_of_each_message_are_those_of_the_code(name, message):
         ("watch", "SealedRemedy"),
         ("watch", "Held"),
         ("chain", "Proven"),
+        ("chain", "ProvenWhole"),
         ("info", "Signed"),
         ("info", "ToldChannel"),
     ],

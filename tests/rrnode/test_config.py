@@ -174,6 +174,11 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
         (f'[peers]\noperators = ["{PEER} {"n" * 101}"]', "and holds", "peer id, name"),
         ('[chain]\nkind = "remote"\nhelpers = ["x", "y"]', "and 'x' is not a multiaddr", "for example"),
         (
+            f'[chain]\nkind = "remote"\nleast_helpers = 1\nhelpers = ["{KEEP}"]\ncheckpoint = "7"',
+            "which is not what was wanted: a height and the 160 hexadecimal digits of a header",
+            "leave it empty",
+        ),
+        (
             f'[chain]\nkind = "remote"\nleast_helpers = 1\nhelpers = ["{KEEP}"]\n[roles]\nchain = true',
             "but a node without a chain of its own can neither serve it nor watch for others",
             "set roles.chain",
