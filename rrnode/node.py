@@ -35,7 +35,6 @@ from protocols.channel.events import (
 from protocols.channel.state import Phase
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId
-from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
     DropForward,
     FindOffers,
@@ -46,7 +45,6 @@ from protocols.payment.events import (
     PromiseChanged,
     StoreForward,
 )
-from protocols.routing.engine import Engine as RoutingEngine
 from protocols.routing.events import LiquidityChanged, PaymentEnded
 from protocols.units import BlockHeight, UnixTime
 from protocols.wire.channel import AcceptChannel, Error, OpenChannel
@@ -66,6 +64,7 @@ from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import join_address
 from rrnode.keys import KeyTree
+from rrnode.recording import Recorder, money_engine, routing_engine
 from rrnode.services.addresses import StoredAddresses
 from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
@@ -102,6 +101,7 @@ class Parts:
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
         keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
+        recorder: of what both engines are told and order (`tools.replay`); None: nothing is recorded.
     """
 
     settings: Settings
@@ -114,6 +114,7 @@ class Parts:
     clock: Callable[[], float]
     keeper: Keeper | None = None
     remedies: RemedyStore | None = None
+    recorder: Recorder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,8 @@ class Node:
         loaded = self.store.load()
         self._closed_by_guard = parts.keeper.begin(loaded.snapshot.channels) if parts.keeper is not None else ()
         cursor = None if loaded.cursor is None else (BlockHeight(loaded.cursor[0]), loaded.cursor[1])
-        self.money = MoneyEngine(
+        self.money = money_engine(
+            parts.recorder,
             us=self.us,
             asset=self.asset,
             keys=parts.keys.key_ring(),
@@ -205,7 +207,7 @@ class Node:
         )
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
-        routing = RoutingEngine(settings.routing_config(), self.us)
+        routing = routing_engine(parts.recorder, settings.routing_config(), self.us)
         self.routing = RoutingService(
             host=self.host,
             engine=routing,

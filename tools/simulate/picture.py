@@ -16,7 +16,7 @@ _COLOURS = ("#0b6e99", "#c2571a", "#4a7a2a", "#7a3e8e")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Points in the order of x; `stepped`: each y holds until the next x."""
+    """Points in the order of x; `stepped`: each y holds until the next x, and the last one to the right edge."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -93,7 +93,7 @@ def draw(chart: Chart) -> str:
     for number, curve in enumerate(chart.curves):
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(_polyline(_path(curve, axis), colour))
-        x = LEFT + 150 * number
+        x = LEFT + 190 * number
         parts += [_line(x, TOP - 12, x + 18, TOP - 12, colour, width=3), _text(x + 24, TOP - 8, curve.name)]
     return "\n".join([*parts, "</svg>", ""])
 
@@ -131,6 +131,8 @@ def _path(curve: Curve, axis: _Axis) -> list[tuple[float, float]]:
             corners.append((place, _height(last)))
         corners.append((place, _height(y)))
         last = y
+    if curve.stepped and corners:
+        corners.append((WIDTH - RIGHT, _height(last)))
     rounded = [(round(x, 1), round(y, 1)) for x, y in corners]
     return [each for place, each in enumerate(rounded) if place == 0 or each != rounded[place - 1]]
 

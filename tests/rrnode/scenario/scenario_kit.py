@@ -26,7 +26,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
-from rrnode.start import remedies_of
+from rrnode.start import recorder_of, remedies_of
 from rrnode.storage import Store, WalletChanges
 from rrnode.wallet import Balance, Wallet
 
@@ -181,6 +181,7 @@ class Actor:
         store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
         store.fuse = self.fuse = Fuse(self._lose_power)
         remedies = remedies_of(self.settings, self.keys)
+        recorder = recorder_of(self.settings)
         try:
             host = MemoryHost(
                 self.keys.identity_secret(),
@@ -201,6 +202,7 @@ class Actor:
                     throw_away=self.world.throw_away,
                     clock=time.time,
                     remedies=remedies,
+                    recorder=recorder,
                 )
             )
             self.owner = Owner(self.node)
@@ -213,6 +215,8 @@ class Actor:
         finally:
             if remedies is not None:
                 remedies.close()
+            if recorder is not None:
+                recorder.close()
             store.close()
             self._ended.set()
 
