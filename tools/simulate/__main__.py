@@ -63,7 +63,7 @@ def main(
     balances: Annotated[Balances, typer.Option(help="Where a channel's money lies, unless the list says.")] = (
         Balances.UNIFORM
     ),
-    payments: Annotated[int, typer.Option(min=1, max=10_000_000, help="How many.")] = 100,
+    payments: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many.")] = 100,
     amount: Annotated[
         str, typer.Option(help="Satoshi, or LEAST:MOST, drawn evenly over orders of magnitude.")
     ] = "100000",
@@ -86,7 +86,7 @@ def main(
 ) -> None:
     """Make payments in a network of thousands of nodes that run the real engines, and say what it took.
 
-    What is real and what is modelled: tools/simulate/README.md.
+    What is real and what is modelled: tools/simulate/README.md. Ctrl-C ends it and reports what there is so far.
     """
     notes = Console(stderr=True)
     started = time.process_time()
@@ -133,6 +133,11 @@ def main(
         show(found, Console(width=None if sys.stdout.isatty() else 140))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     notes.print(f"{time.process_time() - started:.1f} s of processor time, at most {peak} MB of memory", style="dim")
+    if outcome.stopped:
+        notes.print(
+            f"stopped after {len(outcome.results):,} of {len(work):,} payments; what was under way is counted in bytes only"
+        )
+        raise typer.Exit(130)
 
 
 def _range(text: str, option: str, low: int, high: int) -> tuple[int, int]:

@@ -208,8 +208,7 @@ class Run:
         self._ended(self)
 
     def result(self) -> Result:
-        """Once what it set going has come to rest."""
-        self._world.forget(self._hash)
+        """What became of it, once it is over."""
         payment = self._payment
         paid = payment is not None and payment.phase is PayPhase.PAID
         first, best = self._first or (None, None), self._best or (None, None)

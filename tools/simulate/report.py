@@ -39,6 +39,7 @@ def report(outcome: Outcome, asked: dict[str, Any]) -> dict[str, Any]:
             "paid_at_first_try": sum(each.tries == 1 for each in paid),
             "channels_on_the_way": spread(len(each.carriers) + 1 for each in paid),
             "virtual_s": outcome.virtual_s,
+            "stopped": outcome.stopped,
         },
         "fees_ppm": _fees(paid),
         "messages": {

@@ -29,6 +29,7 @@ class Outcome:
     Attributes:
         results: in the order of the workload.
         carriers: every node, in the order of the graph.
+        stopped: whether it was interrupted; then `results` holds only what had ended.
         dropped: offers not taken or not passed on, by reason.
         virtual_s: how long it took, by the nodes' clocks.
     """
@@ -39,6 +40,7 @@ class Outcome:
     traffic: Traffic
     dropped: dict[str, int]
     virtual_s: int
+    stopped: bool = False
 
 
 def simulate(
@@ -64,26 +66,27 @@ def simulate(
     habits = habits or Habits()
     ready()
     runs: list[Run] = []
-    results: list[Result] = []
-    for order in orders:
-        run = Run(world, order, habits, rng, lambda _: progress())
-        if order.at_ms is None:
-            run.start()
-            world.run()
-            results.append(run.result())
-        else:
-            world.run(until=order.at_ms * 1000)
+    stopped = False
+    try:
+        for order in orders:
+            run = Run(world, order, habits, rng, lambda _: progress())
             runs.append(run)
+            if order.at_ms is not None:
+                world.run(until=order.at_ms * 1000)
             run.start()
-    world.run()
-    results += [run.result() for run in runs]
+            if order.at_ms is None:
+                world.run()
+        world.run()
+    except KeyboardInterrupt:
+        stopped = True
+    results = tuple(run.result() for run in runs if run.over)
     channels = Counter(name for edge in graph.edges for name in edge.ends)
     dropped: Counter[str] = Counter()
     for station in world.stations.values():
         dropped.update({reason.name.lower(): count for reason, count in station.routing.dropped().items()})
     return Outcome(
         graph=graph,
-        results=tuple(results),
+        results=results,
         carriers=tuple(
             Carrier(name=s.name, channels=channels[s.name], forwards=s.forwards, earned=s.earned, sent=s.sent)
             for s in world.stations.values()
@@ -91,4 +94,5 @@ def simulate(
         traffic=world.traffic,
         dropped=dict(sorted(dropped.items())),
         virtual_s=world.milliseconds // 1000,
+        stopped=stopped,
     )

@@ -27,13 +27,14 @@ from protocols.routing.events import BundleReceived, NeighbourUp, OfferArrived, 
 from protocols.routing.pricing import FeePolicy
 from protocols.units import BlockDelta, FeeRate, Msat, UnixTime
 from protocols.wire.channel import ChannelMessage
-from protocols.wire.routing import CODEC, Bundle
+from protocols.wire.routing import CODEC, Bundle, RoutingMessage
 from tools.simulate import light
 from tools.simulate.graph import Direction, Graph
 from tools.simulate.oracle import Oracle
 from tools.simulate.station import COIN, Station, id_of
 
 START = UnixTime(1_700_000_000)
+_NUMBER = 1000  # of a bundle, where its size is taken
 SECOND = 1_000_000  # virtual time is counted in microseconds
 
 
@@ -79,6 +80,7 @@ class World:
         self._serial = 0
         self._queue: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._watching: dict[PaymentHash, Watching] = {}
+        self._measured: tuple[RoutingMessage | None, int] = (None, 0)
         self.traffic = Traffic()
         channels, asks, deltas = _wired(graph)
         self.stations = {
@@ -147,12 +149,22 @@ class World:
         offers, traffic, watched = effect.offers, self.traffic, self._watching
         traffic.offers += len(offers)
         traffic.bundles += 1
-        traffic.offer_bytes += len(CODEC.encode(Bundle(number=traffic.bundles, offers=offers)))
+        traffic.offer_bytes += self._size(offers)
         for offer in offers:
             if (watching := watched.get(PaymentHash(offer.payment_hash))) is not None:
                 watching.offers += 1
         receiver = self.stations[effect.neighbour]
         self.after(self._delay[sender.id, receiver.id], self._bundle, receiver, sender.id, offers)
+
+    def _size(self, offers: tuple[RoutingMessage, ...]) -> int:
+        """Bytes of a bundle. One quote goes to many neighbours, so the last one is remembered."""
+        offer, *more = offers
+        if not more and offer is self._measured[0]:
+            return self._measured[1]
+        size = len(CODEC.encode(Bundle(number=_NUMBER, offers=offers)))
+        if not more:
+            self._measured = offer, size
+        return size
 
     def _bundle(self, receiver: Station, sender: PeerId, offers: Any) -> None:
         receiver.tell(BundleReceived(neighbour=sender, offers=offers, now=self.now))
@@ -169,12 +181,8 @@ class World:
     # --- what whoever drives a payment hears --------------------------------------------------------------------------
 
     def watch(self, payment_hash: PaymentHash, watching: Watching) -> None:
-        """Tell of this payment until `forget`."""
+        """Tell of this payment from now on."""
         self._watching[payment_hash] = watching
-
-    def forget(self, payment_hash: PaymentHash) -> None:
-        """No more."""
-        self._watching.pop(payment_hash, None)
 
     def arrived(self, effect: OfferArrived) -> None:
         """A payer has an offer."""

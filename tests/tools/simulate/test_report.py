@@ -43,7 +43,7 @@ def test_what_was_paid_is_set_against_what_the_oracle_would_have_paid(outcome):
     assert found["asked"] == {"seed": "1"}
     assert found["payments"] | {"channels_on_the_way": None} == {
         "ordered": 3, "feasible": 2, "below_the_ceiling": 2, "paid": 2, "paid_of_feasible": 1.0, "paid_at_first_try": 1,
-        "channels_on_the_way": None, "virtual_s": 9,
+        "channels_on_the_way": None, "virtual_s": 9, "stopped": False,
     }  # fmt: skip
     fees = found["fees_ppm"]
     assert (fees["paid"]["mean"], fees["least"]["mean"], fees["excess"]["mean"]) == (150.0, 100.0, 50.0)

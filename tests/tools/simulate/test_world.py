@@ -112,6 +112,19 @@ def test_payments_that_come_as_they_like_and_one_after_the_other_are_both_counte
     assert together.virtual_s < apart.virtual_s
 
 
+def test_an_interrupt_keeps_what_had_ended(kit):
+    ended = []
+
+    def interrupted():
+        ended.append(None)
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+
+    outcome = simulate(kit.example(fees=FLAT), [pay("A", "E")] * 9, seed="1", progress=interrupted)
+    assert outcome.stopped
+    assert [each.locked for each in outcome.results] == [AMOUNT + 2000] * 3
+
+
 def test_a_workload_that_nobody_could_pay_is_refused(kit):
     plan = Plan(count=1, smallest=Msat(10**12), largest=Msat(10**12))
     with pytest.raises(NoPair, match=r"no two nodes could pay 1,000,000,000 sat to each other"):
