@@ -81,7 +81,7 @@ class Run:
     """
 
     def __init__(
-        self, world: World, order: Order, habits: Habits, rng: random.Random, ended: Callable[["Run"], None]
+        self, world: World, order: Order, habits: Habits, rng: random.Random, ended: Callable[[], None]
     ) -> None:
         self._world, self._order, self._habits, self._rng, self._ended = world, order, habits, rng, ended
         self._payer, self._payee = world[order.payer], world[order.payee]
@@ -180,7 +180,7 @@ class Run:
             return
         match self._collection.decide(self._after_ms()):
             case payer.WaitUntil(at=at):
-                if self._wakes is None or self._wakes != at:
+                if self._wakes != at:
                     self._wakes = at
                     self._world.after((at - self._after_ms()) * 1000, self._wake, at)
             case payer.Lock():
@@ -205,7 +205,7 @@ class Run:
         self._collection, self._reason, self.over = None, reason, True
         self._ended_ms = self._after_ms()
         self._payer.tell(OffersNoLongerWanted(payment_hash=self._hash, now=self._world.now))
-        self._ended(self)
+        self._ended()
 
     def result(self) -> Result:
         """What became of it, once it is over."""

@@ -29,9 +29,9 @@ class Outcome:
     Attributes:
         results: in the order of the workload.
         carriers: every node, in the order of the graph.
-        stopped: whether it was interrupted; then `results` holds only what had ended.
         dropped: offers not taken or not passed on, by reason.
         virtual_s: how long it took, by the nodes' clocks.
+        stopped: whether it was interrupted; then `results` holds only what had ended.
     """
 
     graph: Graph
@@ -69,7 +69,7 @@ def simulate(
     stopped = False
     try:
         for order in orders:
-            run = Run(world, order, habits, rng, lambda _: progress())
+            run = Run(world, order, habits, rng, progress)
             runs.append(run)
             if order.at_ms is not None:
                 world.run(until=order.at_ms * 1000)

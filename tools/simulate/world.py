@@ -3,11 +3,7 @@
 What is real: every routing message and every decision about money, made by `protocols.routing.engine` and
 `protocols.payment.engine` of each node; the payer's waiting (`protocols.payment.payer`), the payee's judgement
 (`protocols.payment.payee`); the bytes of bundles, as encoded. What is modelled: channels (`light`); links, which delay and
-never lose; bundles, which leave at once; processing, which takes no time; initializations, which arrive unsealed.
-
-An engine asks by who sends (R2); a list of channels prices by who is sent to. So that every way keeps its price, the price
-of *source to target* is what target asks of source: on a path the first way is paid for and the last is not, where
-Lightning has it the other way round. Nodes with several channels between them ask the price of the largest.
+never lose; bundles, which leave at once; processing, which takes no time; initializations, which arrive unsealed; prices (`_wired`).
 """
 
 import hashlib
@@ -40,7 +36,7 @@ SECOND = 1_000_000  # virtual time is counted in microseconds
 
 @dataclass(slots=True)
 class Traffic:
-    """What was sent for one payment, or in all.
+    """What all nodes sent.
 
     Attributes:
         offers, bundles, offer_bytes: of `/rr/routing/1`.
@@ -206,7 +202,12 @@ class World:
 def _wired(
     graph: Graph,
 ) -> tuple[dict[str, list[Channel]], dict[PeerId, dict[PeerId, FeePolicy]], dict[str, BlockDelta]]:
-    """Each node's channels, what it asks of each neighbour, and its blocks between two locks."""
+    """Each node's channels, what it asks of each neighbour, and its blocks between two locks.
+
+    An engine asks by who sends (R2); a list prices by who is sent to. So that every way keeps its price, the price of
+    *source to target* is what target asks of source: on a path the first way is paid for and the last is not, where
+    Lightning has it the other way round. Where two nodes share several channels, the largest one's price counts.
+    """
     channels: dict[str, list[Channel]] = {name: [] for name in graph.nodes}
     ways: dict[tuple[PeerId, PeerId], Direction] = {}
     asks: dict[PeerId, dict[PeerId, FeePolicy]] = {id_of(name): {} for name in graph.nodes}

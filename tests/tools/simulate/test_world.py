@@ -93,7 +93,7 @@ def test_many_payments_at_once_keep_every_millisatoshi():
     runs = []
     for order in orders(graph, plan, random.Random(3)):
         world.run(until=order.at_ms * 1000)
-        runs.append(Run(world, order, Habits(), rng, lambda _: None))
+        runs.append(Run(world, order, Habits(), rng, lambda: None))
         runs[-1].start()
     world.run()
     results = [run.result() for run in runs]
