@@ -50,7 +50,7 @@ class Result:
         locked: what was; None: it failed.
         first, first_ms; best, best_ms: the first offer, and the cheapest, and when they came; None: none did.
         ended_ms: when the preimage, or the last hope, was there.
-        tries: HTLCs locked by the payer, one after the other.
+        tries: HTLCs locked by the payer, one after the other; `failures` says why each came back that did.
         carriers: nodes that carried it, the payee's neighbour first.
         offers: routing messages sent for it, by everybody.
         reason: why it failed.
@@ -68,6 +68,7 @@ class Result:
     best_ms: int | None
     ended_ms: int
     tries: int
+    failures: tuple[str, ...]
     carriers: tuple[str, ...]
     offers: int
     reason: str
@@ -210,6 +211,7 @@ class Run:
     def result(self) -> Result:
         """What became of it, once it is over."""
         payment = self._payment
+        attempts = payment.attempts if payment is not None else ()
         paid = payment is not None and payment.phase is PayPhase.PAID
         first, best = self._first or (None, None), self._best or (None, None)
         return Result(
@@ -218,13 +220,14 @@ class Run:
             amount=self._order.amount,
             least=self._least,
             ceiling=self._ceiling.msat,
-            locked=payment.attempts[-1].amount if payment is not None and paid else None,
+            locked=attempts[-1].amount if paid else None,
             first=first[0],
             first_ms=first[1],
             best=best[0],
             best_ms=best[1],
             ended_ms=self._ended_ms,
-            tries=len(payment.attempts) if payment is not None else 0,
+            tries=len(attempts),
+            failures=tuple(each.failure.name.lower() for each in attempts if each.failure is not None),
             carriers=tuple(self._watching.carriers) if paid else (),
             offers=self._watching.offers,
             reason=self._reason,

@@ -1,6 +1,7 @@
 """What a simulation found, as plain numbers: the same outcome gives the same report, to the byte."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -37,6 +38,7 @@ def report(outcome: Outcome, asked: dict[str, Any]) -> dict[str, Any]:
             "paid": len(paid),
             "paid_of_feasible": _share(len(paid), len(feasible)),
             "paid_at_first_try": sum(each.tries == 1 for each in paid),
+            "came_back": dict(sorted(Counter(code for each in results for code in each.failures).items())),
             "channels_on_the_way": spread(len(each.carriers) + 1 for each in paid),
             "virtual_s": outcome.virtual_s,
             "stopped": outcome.stopped,

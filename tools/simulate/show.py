@@ -20,6 +20,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         f"paid: {payments['paid']:,} ({_percent(payments['paid_of_feasible'])} of feasible), at the first try "
         f"{payments['paid_at_first_try']:,}"
     )
+    if payments["came_back"]:
+        console.print("locks that came back: " + _counted(payments["came_back"]))
     console.print(_spreads(found))
     console.print(
         f"exactly the oracle's price: {_percent(fees['exactly_the_least'])}; all fees together are "
@@ -32,14 +34,17 @@ def show(found: dict[str, Any], console: Console) -> None:
         f"{messages['offers_of_the_busiest_node_per_payment']:,.0f} offers a payment"
     )
     if messages["dropped_offers"]:
-        dropped = ", ".join(f"{name} {count:,}" for name, count in messages["dropped_offers"].items())
-        console.print(f"offers not taken or not passed on: {dropped}")
+        console.print("offers not taken or not passed on: " + _counted(messages["dropped_offers"]))
     console.print(_busiest(carried))
     console.print(
         f"the busiest 1 % of nodes ({top['nodes']}), with {_percent(top['share_of_channel_ends'])} of all channel ends, "
         f"had a hand in {_percent(top['share_of_payments'])} of the payments that somebody carried, did "
         f"{_percent(top['share_of_forwards'])} of the carrying and took {_percent(top['share_of_fees'])} of the fees"
     )
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
 
 
 def _spreads(found: dict[str, Any]) -> Table:

@@ -15,7 +15,7 @@ from tools.simulate.world import Traffic
 def result(**changes):
     made = {
         "payer": "A", "payee": "E", "amount": 1_000_000, "least": 1_000_100, "ceiling": 1_100_000, "locked": 1_000_100,
-        "first": 1_000_300, "first_ms": 100, "best": 1_000_100, "best_ms": 200, "ended_ms": 1000, "tries": 1,
+        "first": 1_000_300, "first_ms": 100, "best": 1_000_100, "best_ms": 200, "ended_ms": 1000, "tries": 1, "failures": (),
         "carriers": ("D", "B"), "offers": 10, "reason": "",
     }  # fmt: skip
     return Result(**(made | changes))
@@ -25,7 +25,7 @@ def result(**changes):
 def outcome(kit):
     results = (
         result(),
-        result(locked=1_000_200, best=1_000_200, carriers=("D", "C", "B"), tries=2, offers=30),
+        result(locked=1_000_200, best=1_000_200, carriers=("D", "C", "B"), tries=2, failures=("node_busy",), offers=30),
         result(least=None, locked=None, first=None, first_ms=None, best=None, best_ms=None, carriers=(), reason="no"),
     )
     carriers = tuple(
@@ -42,7 +42,7 @@ def test_what_was_paid_is_set_against_what_the_oracle_would_have_paid(outcome):
     found = report(outcome, {"seed": "1"})
     assert found["asked"] == {"seed": "1"}
     assert found["payments"] | {"channels_on_the_way": None} == {
-        "ordered": 3, "feasible": 2, "below_the_ceiling": 2, "paid": 2, "paid_of_feasible": 1.0, "paid_at_first_try": 1,
+        "ordered": 3, "feasible": 2, "below_the_ceiling": 2, "paid": 2, "paid_of_feasible": 1.0, "paid_at_first_try": 1, "came_back": {"node_busy": 1},
         "channels_on_the_way": None, "virtual_s": 9, "stopped": False,
     }  # fmt: skip
     fees = found["fees_ppm"]
