@@ -89,24 +89,33 @@ def excess_ppm(result: Result) -> float:
 
 
 def carrying(outcome: Outcome) -> dict[str, Any]:
-    """Who carries: the user's third consideration is that a few nodes carry most payments."""
+    """Who carries: the user's third consideration is that a few nodes carry most payments.
+
+    Whoever is ranked by what it carried is found busy in any small sample; by its channels, nobody is chosen afterwards.
+    """
     ranked = busiest(outcome)
+    connected = sorted(ranked, key=lambda each: (-each.channels, each.name))
+    return {
+        "payments_with_a_node_between": sum(bool(each.carriers) for each in outcome.results),
+        "forwards": sum(each.forwards for each in ranked),
+        "nodes_that_carried": sum(each.forwards > 0 for each in ranked),
+        "busiest_1_percent": _top(outcome, ranked),
+        "best_connected_1_percent": _top(outcome, connected),
+        "busiest": [asdict(each) for each in ranked[:10]],
+    }
+
+
+def _top(outcome: Outcome, ranked: Sequence[Carrier]) -> dict[str, Any]:
+    """What the first hundredth of these nodes had a hand in."""
     top = ranked[: math.ceil(len(ranked) / 100)]
     names = {each.name for each in top}
     carried = [each for each in outcome.results if each.carriers]
-    forwards = sum(each.forwards for each in ranked)
     return {
-        "payments_with_a_node_between": len(carried),
-        "forwards": forwards,
-        "nodes_that_carried": sum(each.forwards > 0 for each in ranked),
-        "top_1_percent": {
-            "nodes": len(top),
-            "share_of_payments": _share(sum(not names.isdisjoint(each.carriers) for each in carried), len(carried)),
-            "share_of_forwards": _share(sum(each.forwards for each in top), forwards),
-            "share_of_fees": _share(sum(each.earned for each in top), sum(each.earned for each in ranked)),
-            "share_of_channel_ends": _share(sum(each.channels for each in top), 2 * len(outcome.graph.edges)),
-        },
-        "busiest": [asdict(each) for each in ranked[:10]],
+        "nodes": len(top),
+        "share_of_payments": _share(sum(not names.isdisjoint(each.carriers) for each in carried), len(carried)),
+        "share_of_forwards": _share(sum(each.forwards for each in top), sum(each.forwards for each in ranked)),
+        "share_of_fees": _share(sum(each.earned for each in top), sum(each.earned for each in ranked)),
+        "share_of_channel_ends": _share(sum(each.channels for each in top), 2 * len(outcome.graph.edges)),
     }
 
 

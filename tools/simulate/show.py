@@ -10,7 +10,6 @@ def show(found: dict[str, Any], console: Console) -> None:
     """Print it."""
     graph, payments, fees = found["graph"], found["payments"], found["fees_ppm"]
     messages, carried = found["messages"], found["carrying"]
-    top = carried["top_1_percent"]
     console.print(
         f"{graph['nodes']:,} nodes, {graph['channels']:,} channels, {payments['ordered']:,} payments in "
         f"{payments['virtual_s']:,} s of virtual time"
@@ -36,11 +35,13 @@ def show(found: dict[str, Any], console: Console) -> None:
     if messages["dropped_offers"]:
         console.print("offers not taken or not passed on: " + _counted(messages["dropped_offers"]))
     console.print(_busiest(carried))
-    console.print(
-        f"the busiest 1 % of nodes ({top['nodes']}), with {_percent(top['share_of_channel_ends'])} of all channel ends, "
-        f"had a hand in {_percent(top['share_of_payments'])} of the payments that somebody carried, did "
-        f"{_percent(top['share_of_forwards'])} of the carrying and took {_percent(top['share_of_fees'])} of the fees"
-    )
+    for name in ("best connected", "busiest"):
+        top = carried[f"{name.replace(' ', '_')}_1_percent"]
+        console.print(
+            f"the {name} 1 % of nodes ({top['nodes']}), with {_percent(top['share_of_channel_ends'])} of all channel ends, "
+            f"had a hand in {_percent(top['share_of_payments'])} of the payments that somebody carried, did "
+            f"{_percent(top['share_of_forwards'])} of the carrying and took {_percent(top['share_of_fees'])} of the fees"
+        )
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -30,7 +30,7 @@ def outcome(kit):
     )
     carriers = tuple(
         Carrier(name=name, channels=channels, forwards=forwards, earned=forwards * 50, sent=forwards * 6)
-        for name, channels, forwards in (("A", 1, 0), ("B", 3, 2), ("C", 2, 1), ("D", 3, 2), ("E", 1, 0))
+        for name, channels, forwards in (("A", 1, 0), ("B", 3, 2), ("C", 4, 1), ("D", 3, 2), ("E", 1, 0))
     )
     traffic = Traffic(offers=50, bundles=40, offer_bytes=6000, updates=30, update_bytes=900)
     return Outcome(
@@ -52,11 +52,15 @@ def test_what_was_paid_is_set_against_what_the_oracle_would_have_paid(outcome):
     assert found["messages"]["offers_of_the_busiest_node_per_payment"] == 4.0
 
 
-def test_the_busiest_of_a_hundred_are_found(outcome):
+def test_the_busiest_and_the_best_connected_are_ranked_apart(outcome):
     found = report(outcome, {})["carrying"]
-    assert found["top_1_percent"] == {
+    assert found["busiest_1_percent"] == {
         "nodes": 1, "share_of_payments": 1.0, "share_of_forwards": 0.4, "share_of_fees": 0.4,
         "share_of_channel_ends": 0.3,
+    }  # fmt: skip
+    assert found["best_connected_1_percent"] == {
+        "nodes": 1, "share_of_payments": 0.5, "share_of_forwards": 0.2, "share_of_fees": 0.2,
+        "share_of_channel_ends": 0.4,
     }  # fmt: skip
     assert [each["name"] for each in found["busiest"]] == ["B", "D", "C", "A", "E"]
     assert found["nodes_that_carried"] == 3
