@@ -36,7 +36,6 @@ from protocols.channel.state import Phase
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId
 from protocols.node_record import NodeRecord
-from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
     DropForward,
     FindOffers,
@@ -47,7 +46,6 @@ from protocols.payment.events import (
     PromiseChanged,
     StoreForward,
 )
-from protocols.routing.engine import Engine as RoutingEngine
 from protocols.routing.events import LiquidityChanged, PaymentEnded
 from protocols.units import BlockHeight, UnixTime
 from protocols.wire.channel import AcceptChannel, Error, OpenChannel
@@ -68,6 +66,7 @@ from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import from_text, join_address
 from rrnode.keys import KeyTree
+from rrnode.recording import Recorder, money_engine, routing_engine
 from rrnode.relays import listed_relays
 from rrnode.services.acquaintances import FILE_NAME as KNOWN_SERVERS
 from rrnode.services.acquaintances import Acquaintances
@@ -111,6 +110,7 @@ class Parts:
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
         keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
+        recorder: of what both engines are told and order (`tools.replay`); None: nothing is recorded.
     """
 
     settings: Settings
@@ -123,6 +123,7 @@ class Parts:
     clock: Callable[[], float]
     keeper: Keeper | None = None
     remedies: RemedyStore | None = None
+    recorder: Recorder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,8 @@ class Node:
         loaded = self.store.load()
         self._closed_by_guard = parts.keeper.begin(loaded.snapshot.channels) if parts.keeper is not None else ()
         cursor = None if loaded.cursor is None else (BlockHeight(loaded.cursor[0]), loaded.cursor[1])
-        self.money = MoneyEngine(
+        self.money = money_engine(
+            parts.recorder,
             us=self.us,
             asset=self.asset,
             keys=parts.keys.key_ring(),
@@ -215,7 +217,7 @@ class Node:
         )
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
-        routing = RoutingEngine(settings.routing_config(), self.us)
+        routing = routing_engine(parts.recorder, settings.routing_config(), self.us)
         self.routing = RoutingService(
             host=self.host,
             engine=routing,

@@ -14,12 +14,14 @@ import trio
 from rrnode.chain.configured import backend_of
 from rrnode.config import Settings
 from rrnode.control.server import serve_control
+from rrnode.errors import UserError
 from rrnode.guard import Keeper
 from rrnode.host.base import Host, HostConfig
 from rrnode.host.libp2p import LibP2PHost
 from rrnode.keys import KeyTree, SeedFile
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
+from rrnode.recording import Recorder
 from rrnode.storage import Store
 from rrnode.storage.remedies import Quotas, RemedyStore
 from rrnode.version import AGENT
@@ -72,6 +74,17 @@ def remedies_of(settings: Settings, keys: KeyTree) -> RemedyStore | None:
     )
 
 
+def recorder_of(settings: Settings) -> Recorder | None:
+    """What records both engines; None when it is off. Raises UserError."""
+    megabytes = settings.node.record_mb
+    if not megabytes:
+        return None
+    try:
+        return Recorder.open(settings.data_dir, megabytes=megabytes, network=settings.node.network, now=time.time())
+    except OSError as error:
+        raise UserError(f"the recording cannot be written: {error}", "set node.record_mb to 0, or make room") from None
+
+
 async def run(settings: Settings, *, ready: Callable[[], None] | None = None) -> None:
     """Run the node of one data directory until it is told to stop. The caller holds the directory's lock.
 
@@ -87,9 +100,11 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
     keys = KeyTree(seed.read(), settings.network)
     store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
     remedies: RemedyStore | None = None
+    recorder: Recorder | None = None
     try:
         host = host_of(settings, keys)
         remedies = remedies_of(settings, keys)
+        recorder = recorder_of(settings)
         parts = Parts(
             settings=settings,
             keys=keys,
@@ -101,6 +116,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
             clock=time.time,
             keeper=(keeper := Keeper(settings)),
             remedies=remedies,
+            recorder=recorder,
         )
         node = Node(parts)
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -124,4 +140,6 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
     finally:
         if remedies is not None:
             remedies.close()
+        if recorder is not None:
+            recorder.close()
         store.close()

@@ -52,6 +52,12 @@ class NodeSettings:
     log_format: str = setting(
         "auto", "auto: for people on a terminal, JSON lines otherwise", choices=("auto", "console", "json")
     )
+    record_mb: int = setting(
+        0,
+        "record what both engines are told and order, for `python -m tools.replay`: at most so many megabytes each start, in"
+        " the data directory's recordings/; 0: off. A recording holds payment secrets",
+        high=100_000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
-from rrnode.start import remedies_of
+from rrnode.start import recorder_of, remedies_of
 from rrnode.storage import Store, WalletChanges
 from rrnode.wallet import Balance, Wallet
 
@@ -187,6 +187,7 @@ class Actor:
         store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
         store.fuse = self.fuse = Fuse(self._lose_power)
         remedies = remedies_of(self.settings, self.keys)
+        recorder = recorder_of(self.settings)
         try:
             host = MemoryHost(
                 self.keys.identity_secret(),
@@ -207,6 +208,7 @@ class Actor:
                     throw_away=self.world.throw_away,
                     clock=time.time,
                     remedies=remedies,
+                    recorder=recorder,
                 )
             )
             self.owner = Owner(self.node)
@@ -219,6 +221,8 @@ class Actor:
         finally:
             if remedies is not None:
                 remedies.close()
+            if recorder is not None:
+                recorder.close()
             store.close()
             self._ended.set()
 
