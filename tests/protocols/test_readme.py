@@ -143,6 +143,8 @@ def test_the_fields_of_each_message_are_those_of_the_code(name, message):
     [
         ("routing", "RoutingMessage"),
         ("subscribe", "Prefix"),
+        ("init", "Mail"),
+        ("init", "Answered"),
         ("watch", "SealedRemedy"),
         ("watch", "Held"),
         ("chain", "Proven"),
