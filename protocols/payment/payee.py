@@ -130,9 +130,7 @@ def hash_of(init: Initialization) -> PaymentHash:
     return PaymentHash(hashlib.sha256(init.secret).digest())
 
 
-def judge(
-    init: Initialization, promise: Promise | None, *, asset: AssetId, most: int, now: UnixTime
-) -> Verdict:
+def judge(init: Initialization, promise: Promise | None, *, asset: AssetId, most: int, now: UnixTime) -> Verdict:
     """Whether an initialization is one that we could be paid by; ask `Budget.admit` afterwards.
 
     Args:
