@@ -67,20 +67,26 @@ from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import join_address
 from rrnode.keys import KeyTree
 from rrnode.services.addresses import StoredAddresses
+from rrnode.services.bringing import Bringing
 from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
+from rrnode.services.collecting import Collector
 from rrnode.services.covering import CoverClient
+from rrnode.services.delivery import Deliveries
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
 from rrnode.services.initialization import InitializationService
 from rrnode.services.limits import printable
+from rrnode.services.mailbox import Mailbox
 from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
+from rrnode.services.receiving import Receiving
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
+from rrnode.storage.mails import MailStore
 from rrnode.storage.remedies import RemedyStore
 from rrnode.wallet import Wallet
 
@@ -90,7 +96,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
-SWITCH_ROUTE = 1  # bit of `Hello.switches`
+SWITCH_ROUTE, SWITCH_MAILBOX = 1, 8  # bits of `Hello.switches`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,7 @@ class Parts:
 
     Attributes:
         remedies: where those of others are kept; None: this node watches for nobody.
+        mails: what is kept for clients that are away; None: this node keeps nothing.
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
         keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
@@ -114,6 +121,7 @@ class Parts:
     clock: Callable[[], float]
     keeper: Keeper | None = None
     remedies: RemedyStore | None = None
+    mails: MailStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +250,33 @@ class Node:
             error_received=self.openings.failed,
             link_changed=self._notify,
         )
+        prefixes = {network.name: network.prefix for network in NETWORKS.values()}
+        self.receiving = Receiving(
+            config=self.money.config,
+            engine=self.money,
+            us=self.us,
+            secret=parts.keys.identity_secret(),
+            asset=self.asset,
+            bus=self.bus,
+            ask=self.ask,
+            tell=self.routing.tell,
+            now=self.now,
+            network=settings.node.network,
+            prefixes=prefixes,
+        )
+        self.collector = Collector(
+            take=self.receiving.take_mail,
+            keeps=lambda peer: self._has(peer, SWITCH_MAILBOX),
+            missed=self.receiving.mail_missed,
+            now=self.now,
+        )
         self.initializations = InitializationService(
             host=self.host,
-            take=lambda sealed, sender: self.paying.take(sealed, sender),
-            attaches_to=self.is_our_server,
+            take=self.receiving.take,
+            attaches_to=self.attaches_to,
             hands_to=self.neighbours.__contains__,
-            throw_away=parts.throw_away,
+            collector=self.collector,
+            mailbox=Mailbox(parts.mails, self.now) if parts.mails is not None else None,
         )
         unrelated = Unrelated(settings.watch, self.neighbours, self.dialer)
         self.covering = CoverClient(
@@ -272,10 +301,10 @@ class Node:
             ask=self.ask,
             tell=self.routing.tell,
             subscriptions=self.subscribed,
-            deliver=self.initializations.deliver,
+            bringing=Bringing(Deliveries(parts.throw_away), self.now),
             servers=self.reachable_at,
             now=self.now,
-            prefixes={network.name: network.prefix for network in NETWORKS.values()},
+            prefixes=prefixes,
         )
 
     # --- small facts --------------------------------------------------------------------------------------------------
@@ -287,15 +316,19 @@ class Node:
     def _facts(self) -> Facts:
         return Facts(now=self.now(), tip=self.follower.height, feerate=self.following.feerate, entropy=os.urandom(32))
 
-    def is_our_server(self, peer: PeerId) -> bool:
-        """Whether we subscribe at this peer and can be reached through it: a neighbour that routes, while we do not."""
+    def _has(self, peer: PeerId, switches: int) -> bool:
+        """Whether a connected peer has one of these switches."""
         link = self.host.connected().get(peer)
-        return (
-            not self.settings.roles.route
-            and link is not None
-            and bool(link.switches & SWITCH_ROUTE)
-            and peer in self.neighbours
-        )
+        return link is not None and bool(link.switches & switches)
+
+    def is_our_server(self, peer: PeerId) -> bool:
+        """Whether we subscribe at this peer: a neighbour that routes, while we do not."""
+        return not self.settings.roles.route and peer in self.neighbours and self._has(peer, SWITCH_ROUTE)
+
+    def attaches_to(self, peer: PeerId) -> bool:
+        """Whether we can be reached through this peer: our routing servers, and neighbours that keep mail."""
+        serves = self._has(peer, SWITCH_ROUTE | SWITCH_MAILBOX)
+        return not self.settings.roles.route and peer in self.neighbours and serves
 
     def reachable_at(self) -> tuple[str, ...]:
         """Addresses at which a payer can leave an initialization for us."""
@@ -478,7 +511,7 @@ class Node:
             case PaymentChanged():
                 self.paying.payment_changed(effect)
             case PromiseChanged():
-                self.paying.promise_changed(effect)
+                self.receiving.promise_changed(effect)
             case BuildFunding():
                 self._require_background().start_soon(self.funding.build, effect)
             case ReleaseFunding():

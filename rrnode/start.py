@@ -21,6 +21,7 @@ from rrnode.keys import KeyTree, SeedFile
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
 from rrnode.storage import Store
+from rrnode.storage.mails import MailLimits, MailStore
 from rrnode.storage.remedies import RemedyStore
 from rrnode.version import VERSION
 from rrnode.wallet import Wallet
@@ -68,6 +69,17 @@ def remedies_of(settings: Settings, keys: KeyTree) -> RemedyStore | None:
     )
 
 
+def mails_of(settings: Settings, keys: KeyTree) -> MailStore | None:
+    """What a mailbox keeps for others; None when this node has none. Raises StorageFailed."""
+    if not settings.roles.mailbox:
+        return None
+    mailbox = settings.mailbox
+    limits = MailLimits(seconds=mailbox.keep_days * 86_400, per_payee=mailbox.client_mails, total=mailbox.total_mails)
+    return MailStore.open(
+        settings.mail_storage_url, node_id=keys.node_id(), network=settings.node.network, limits=limits
+    )
+
+
 async def run(settings: Settings, *, ready: Callable[[], None] | None = None) -> None:
     """Run the node of one data directory until it is told to stop. The caller holds the directory's lock.
 
@@ -83,9 +95,11 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
     keys = KeyTree(seed.read(), settings.network)
     store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
     remedies: RemedyStore | None = None
+    mails: MailStore | None = None
     try:
         host = host_of(settings, keys)
         remedies = remedies_of(settings, keys)
+        mails = mails_of(settings, keys)
         parts = Parts(
             settings=settings,
             keys=keys,
@@ -97,6 +111,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
             clock=time.time,
             keeper=(keeper := Keeper(settings)),
             remedies=remedies,
+            mails=mails,
         )
         node = Node(parts)
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -118,6 +133,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
                     await trio.to_thread.run_sync(keeper.end)
                 nursery.cancel_scope.cancel()
     finally:
-        if remedies is not None:
-            remedies.close()
+        for others in (remedies, mails):
+            if others is not None:
+                others.close()
         store.close()

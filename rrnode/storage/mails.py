@@ -117,7 +117,8 @@ class MailStore:
         """Close the database. Idempotent."""
         self._database.close()
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """How many wait, for all payees together."""
         return self._networks.total()
 
@@ -192,7 +193,7 @@ class MailStore:
         if inside.total() >= limits.per_payee:
             fullest = _fullest(inside, network)
             return NoRoom.MAILBOX if fullest is None else newest[fullest]
-        if len(self) < limits.total:
+        if self.waiting < limits.total:
             return 0
         fullest = _fullest(self._networks, network)
         if fullest is None:

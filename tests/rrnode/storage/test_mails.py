@@ -69,7 +69,7 @@ def test_what_was_kept_is_there_after_a_restart_for_its_payee_alone(opened: Open
     assert store.fetch(ALICE, 0, 1) == Page(mails=(first,), more=True)
     assert store.fetch(ALICE, 1, 1) == Page(mails=(second,))
     assert waiting(store, BOB) == [3]
-    assert len(store) == 3
+    assert store.waiting == 3
 
 
 def test_the_same_is_kept_once_and_what_became_of_it_is_told(opened: Opened) -> None:
@@ -83,7 +83,7 @@ def test_the_same_is_kept_once_and_what_became_of_it_is_told(opened: Opened) -> 
     store.acknowledge(ALICE, [(1, refused)], 0, 0)
     for reopen in (lambda: store, opened):
         again = reopen()
-        assert (again.status(ALICE, digest(1)), again.fetch(ALICE, 0, 10), len(again)) == (refused, Page(), 0)
+        assert (again.status(ALICE, digest(1)), again.fetch(ALICE, 0, 10), again.waiting) == (refused, Page(), 0)
         assert fill(again, ALICE, "a") == [refused]
 
 
@@ -95,7 +95,7 @@ def test_nobody_acknowledges_anothers_mail_or_twice(opened: Opened) -> None:
     store.acknowledge(ALICE, [(1, TAKEN), (77, TAKEN)], 0, 0)
     store.acknowledge(ALICE, [(1, Ended(code=4, reason="changed my mind"))], 0, 0)
     assert store.status(ALICE, digest(1)) == TAKEN
-    assert len(store) == 0
+    assert store.waiting == 0
 
 
 def test_one_network_has_its_share_of_a_mailbox_and_of_the_whole(opened: Opened) -> None:
@@ -118,7 +118,7 @@ def test_in_a_full_mailbox_who_stuffs_it_pushes_out_its_own(opened: Opened) -> N
     assert fill(store, ALICE, "iiaa", 13) == [NoRoom.MAILBOX] * 4
     assert waiting(store, ALICE) == [1, 3, 5, 7, 9, 10, 11, 12], "the only one of a network stays"
     assert store.fetch(ALICE, 0, 0).turned_away == 8
-    assert len(store) == 8
+    assert store.waiting == 8
 
 
 def test_a_full_server_makes_room_likewise(opened: Opened) -> None:
@@ -127,12 +127,12 @@ def test_a_full_server_makes_room_likewise(opened: Opened) -> None:
     for number, payee in enumerate(payees):
         assert store.put(payee, sealed(number), str(number // 2), NOW) == WAITING
     assert store.put(ALICE, sealed(100), "x", NOW) == WAITING
-    assert len(store) == 40
+    assert store.waiting == 40
     lost = [payee for payee in payees if store.fetch(payee, 0, 0).turned_away]
     assert [waiting(store, payee) for payee in lost] == [[]]
     assert store.put(ALICE, sealed(101), "x", NOW) == NoRoom.SERVER
     store = opened(MailLimits(seconds=1000, per_payee=100, total=40))
-    assert (len(store), store.put(ALICE, sealed(101), "x", NOW)) == (40, NoRoom.SERVER)
+    assert (store.waiting, store.put(ALICE, sealed(101), "x", NOW)) == (40, NoRoom.SERVER)
 
 
 def test_a_payee_is_told_what_it_missed_until_it_says_that_it_knows(opened: Opened) -> None:
@@ -149,7 +149,7 @@ def test_a_payee_is_told_what_it_missed_until_it_says_that_it_knows(opened: Open
     assert store.fetch(ALICE, 0, 10) == Page(expired=1)
     store.acknowledge(ALICE, [], 9, 9)
     assert store.fetch(ALICE, 0, 10) == Page()
-    assert len(store) == 0
+    assert store.waiting == 0
 
 
 def test_what_is_remembered_of_the_past_is_bounded_and_ends(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,9 +178,9 @@ def test_a_full_disk_keeps_nothing_new_and_loses_nothing_and_goes_on_once_there_
         for number in range(3, 100):
             store.put(ALICE, sealed(number), str(number), NOW)
             kept += 1
-    assert len(store) == kept
+    assert store.waiting == kept
     assert len(waiting(store, ALICE)) == kept
     with store._database.reading() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 100000")
     assert store.put(ALICE, sealed(500), "z", NOW) == WAITING
-    assert len(store) == kept + 1
+    assert store.waiting == kept + 1
