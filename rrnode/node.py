@@ -238,7 +238,11 @@ class Node:
         if settings.roles.chain and isinstance(self.backend, WholeChain):
             self.chain_facts = ChainFactsServer(host=self.host, chain=self.backend)
         self.subscribed = SubscriptionClient(
-            host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
+            host=self.host,
+            tell=self.routing.tell,
+            is_server=self.is_our_server,
+            now=self.now,
+            prefix_bits=settings.subscriptions.prefix_bits,
         )
         self.channels = ChannelService(
             host=self.host,

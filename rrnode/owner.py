@@ -167,7 +167,7 @@ class Owner:
         found = []
         for peer in sorted({*connected, *kept, *count}):
             link, keep = connected.get(peer), kept.get(peer)
-            problem = ""
+            problem = node.subscribed.refusals.get(peer, "")
             if link is None:
                 problem = keep.last_error or "" if keep is not None else "not dialled: connect to it, or it dials us"
             found.append(

@@ -9,6 +9,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 from bootstrap.networks import NETWORKS
 from protocols.errors import DecodeError
 from protocols.ids import PeerId
+from protocols.wire.subscribe import MIN_PREFIX_BITS
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
@@ -27,6 +28,13 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _locks(settings)
     yield from _channels(settings)
     yield from _watchers(settings)
+    if 0 < settings.subscriptions.prefix_bits < MIN_PREFIX_BITS:
+        yield (
+            "subscriptions",
+            "prefix_bits",
+            f"wanted 0, or at least {MIN_PREFIX_BITS}: no server serves a shorter prefix",
+            f"set it to {MIN_PREFIX_BITS}",
+        )
     seen = set()
     priced = set()
     for text in settings.fees.neighbours:

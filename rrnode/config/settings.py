@@ -271,6 +271,18 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionSettings:
+    """What this node asks of its routing servers while it pays."""
+
+    prefix_bits: int = setting(
+        0,
+        "0: offers for the payment's hash; 8 to 64: for all hashes that begin with the same so many bits, so that a server learns"
+        " less and sends more (protocols/README.md says how much)",
+        high=64,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MailboxSettings:
     """What this node keeps for clients that are away (roles.mailbox)."""
 
@@ -349,6 +361,7 @@ class Settings:
     assets: AssetSettings = AssetSettings()
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
+    subscriptions: SubscriptionSettings = SubscriptionSettings()
     mailbox: MailboxSettings = MailboxSettings()
     storage: StorageSettings = StorageSettings()
 

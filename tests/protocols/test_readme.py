@@ -179,6 +179,18 @@ def test_every_code_is_explained():
         assert written == known
 
 
+def test_the_table_of_what_a_prefix_costs_and_hides_is_true():
+    rows = re.findall(r"^\| (\d+|the hash itself) \| ([\d,.]+) \| ([\d.]+) \|$", section("subscribe"), re.MULTILINE)
+    example = re.search(r"^```\n(.*?)\n```", part("subscribe", "Offers"), re.MULTILINE | re.DOTALL)
+    frame = bytes.fromhex(example.group(1).rpartition("]\n")[2])
+    assert f"100 payments a second, each in three offers of {len(frame) - 1} bytes" in section("subscribe")
+    assert len(rows) == 6
+    for bits, sent, hidden in rows:
+        share = 2.0 ** -(256 if bits == "the hash itself" else int(bits))
+        assert sent == f"{100 * 3 * (len(frame) - 1) * 86_400 * share / 1000:,.1f}"
+        assert hidden == f"{100 * 60 * share:.2f}"
+
+
 def blocks(name: str, heading: str) -> list[str]:
     """The pieces of the example under a heading, line breaks removed."""
     block = re.search(r"^```\n(.*?)\n```", part(name, heading), re.MULTILINE | re.DOTALL)
