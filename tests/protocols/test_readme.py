@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from protocols.onchain import ec, tx
+from protocols.payment import by_hand
 from protocols.payment.initialization import seal, unseal
 from protocols.payment.request import Contact, Request, decode, encode_contact, encode_request
 from protocols.units import FeeRate, Sat
@@ -222,6 +223,13 @@ def test_the_contact_and_the_request_of_the_example_are_true():
     assert isinstance(asked, Request)
     assert (asked.contact, asked.amount.msat, asked.memo) == (read, 1_000_000, "tea")
     assert encode_request(asked, prefix="rrr", secret=b"\x41" * 32) == request
+
+
+def test_the_initialization_as_a_text_of_the_example_is_true():
+    given, sealed = blocks("init", "What is sealed")
+    (text,) = (each.replace("\n", "") for each in blocks("init", "Initializations as texts"))
+    payee = ec.point_of(bytes.fromhex(given.split("\n")[0]))
+    assert by_hand.encode(payee, bytes.fromhex(sealed), prefix="rrr") == text
 
 
 def test_the_remedy_of_the_example_opens_and_claims_what_it_says():

@@ -8,7 +8,7 @@ from test_subscriptions import Client, Clock, Scene, Server, both, carried, hear
 from protocols.ids import PaymentHash
 from protocols.routing.config import RoutingConfig
 from protocols.routing.engine import Engine
-from protocols.routing.events import NeighbourUp, OfferArrived, OffersWanted
+from protocols.routing.events import NeighbourUp, OfferArrived, OffersWanted, TimerFired
 from protocols.routing.views import PrefixView
 from protocols.units import UnixTime
 from protocols.wire.routing import RoutingMessage
@@ -103,6 +103,7 @@ async def test_a_filter_outlives_the_day_that_a_server_keeps_it(net: Net, autoju
     await trio.sleep(2.5 * 86_400)
     late = offer(1, 800, expiry=START + 4 * 86_400)
     server.tell(liquidity(client.host.peer_id, ours=0))
+    server.tell(TimerFired(now=now()))  # what is over ends
     server.offered(late)
     await until(lambda: [each.amount_msat for each in client.offers()] == [810])
 
