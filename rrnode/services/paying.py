@@ -329,11 +329,11 @@ class Paying:
 
     def _step(self, run: _Run, step: Step) -> None:
         """The initialization got somewhere."""
-        if run.ended.is_set() or run.locking:
-            return
         self._deliveries[run.payment.payment_hash] = step.words
         while len(self._deliveries) > MOST_DELIVERIES:
             self._deliveries.popitem(last=False)
+        if run.ended.is_set() or run.locking:
+            return  # offers were faster than the answer
         run.patience, run.begun, run.undelivered = 0, run.after_ms(), ""
         match step.stage:
             case Stage.TOLD:

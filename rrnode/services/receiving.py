@@ -122,7 +122,7 @@ class Receiving:
             if refusal.code != DeliveryCode.TOO_MANY:
                 self._note_missed(refusal.reason, where=where, init=init, stored=mail.stored)
             return refusal.code, refusal.reason[:256]
-        self._followed[hash_of(init)] = where
+        self._follow(hash_of(init), where)
         return 0, ""
 
     async def receive(self, text: str) -> Unlocked:
@@ -138,10 +138,15 @@ class Receiving:
             found = Unlocked(init=init, promise=await self._act(init, None))
         except NotTaken as refusal:
             raise UserError(refusal.reason, "ask the payer to pay again, or wait a moment") from None
-        self._followed[found.promise.payment_hash] = "handed over by its payer"
+        self._follow(found.promise.payment_hash, "handed over by its payer")
         return found
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
+
+    def _follow(self, payment_hash: PaymentHash, how: str) -> None:
+        promise = self._engine.promise(payment_hash)
+        if promise is not None and promise.phase is PromisePhase.WAITING:
+            self._followed[payment_hash] = how
 
     def _read(self, sealed: bytes) -> Initialization:
         try:

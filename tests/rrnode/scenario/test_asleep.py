@@ -2,6 +2,7 @@
 nodes over the memory host; A and E are clients of B and D."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from scenario_kit import CALM, Actor, World, eventually
 from trio.testing import MockClock
 
 from protocols.ids import PaymentHash
-from protocols.payment.events import Payment, PayPhase, PromisePhase
+from protocols.payment.events import Payment, PayPhase, PromiseChanged, PromisePhase
 from protocols.wire.init import DeliveryCode
 from rrnode.control import models as m
 from rrnode.errors import UserError
@@ -79,6 +80,8 @@ async def test_a_payee_that_was_asleep_wakes_and_is_paid(leaping_clock: MockCloc
     assert four.e.holds(four.d) == AMOUNT
     (promise,) = four.e.node.money.promises()
     assert (promise.payment_hash, promise.phase, promise.received) == (payment_hash, PromisePhase.CLAIMED, AMOUNT)
+    again = await four.a.pay(four.contact, AMOUNT)
+    assert again.phase is PayPhase.PAID
     await eventually("the mailbox to be empty", lambda: four.kept() == 0)
     told = await four.e.owner.mail()
     assert [(each.taken, each.left, each.problem) for each in told.mailboxes] == [(1, 0, "")]
@@ -137,6 +140,21 @@ async def test_a_payee_that_wakes_too_late_is_told_what_it_missed_and_the_payer_
     assert missed.reason == "the payment has expired"
     assert (missed.amount_msat, missed.memo, missed.payment_hash) == (AMOUNT, "rent", payment_hash.hex())
     assert four.e.node.money.promises() == ()
+
+
+async def test_a_payee_that_wakes_to_a_payer_that_is_gone_is_told_that_nobody_paid(
+    leaping_clock: MockClock, four: Four
+) -> None:
+    await four.e.stop()
+    await four.start(memo="rent", asleep_s=120)
+    await four.a.stop()
+    await four.wake()
+    await eventually("the mail to be fetched", lambda: four.kept() == 0)
+    (promise,) = four.e.node.money.promises()
+    four.e.node.receiving.promise_changed(PromiseChanged(promise=replace(promise, phase=PromisePhase.EXPIRED)))
+    (missed,) = (await four.e.owner.mail()).missed
+    assert missed.reason == "the network was asked for offers, but the payer locked nothing before it expired"
+    assert (missed.amount_msat, missed.memo) == (AMOUNT, "rent")
 
 
 async def test_a_payer_that_will_not_wait_is_told_at_once(leaping_clock: MockClock, four: Four) -> None:
