@@ -71,9 +71,12 @@ from rrnode.relays import listed_relays
 from rrnode.services.acquaintances import FILE_NAME as KNOWN_SERVERS
 from rrnode.services.acquaintances import Acquaintances
 from rrnode.services.addresses import StoredAddresses
+from rrnode.services.bringing import Bringing
 from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
+from rrnode.services.collecting import Collector
 from rrnode.services.covering import CoverClient
+from rrnode.services.delivery import Deliveries
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
 from rrnode.services.handing import Means
@@ -81,13 +84,16 @@ from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.initialization import InitializationService
 from rrnode.services.joining import Joiner
 from rrnode.services.limits import printable
+from rrnode.services.mailbox import Mailbox
 from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
+from rrnode.services.receiving import Receiving
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
+from rrnode.storage.mails import MailStore
 from rrnode.storage.remedies import RemedyStore
 from rrnode.version import AGENT
 from rrnode.wallet import Wallet
@@ -98,7 +104,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
-SWITCH_ROUTE = 1  # bit of `Hello.switches`
+SWITCH_ROUTE, SWITCH_MAILBOX = 1, 8  # bits of `Hello.switches`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +113,7 @@ class Parts:
 
     Attributes:
         remedies: where those of others are kept; None: this node watches for nobody.
+        mails: what is kept for clients that are away; None: this node keeps nothing.
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
         keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
@@ -124,6 +131,7 @@ class Parts:
     keeper: Keeper | None = None
     remedies: RemedyStore | None = None
     recorder: Recorder | None = None
+    mails: MailStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +252,11 @@ class Node:
         if settings.roles.chain and isinstance(self.backend, WholeChain):
             self.chain_facts = ChainFactsServer(host=self.host, chain=self.backend)
         self.subscribed = SubscriptionClient(
-            host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
+            host=self.host,
+            tell=self.routing.tell,
+            is_server=self.is_our_server,
+            now=self.now,
+            prefix_bits=settings.subscriptions.prefix_bits,
         )
         self.channels = ChannelService(
             host=self.host,
@@ -256,12 +268,33 @@ class Node:
             error_received=self.openings.failed,
             link_changed=self._notify,
         )
+        prefixes = {network.name: network.prefix for network in NETWORKS.values()}
+        self.receiving = Receiving(
+            config=self.money.config,
+            engine=self.money,
+            us=self.us,
+            secret=parts.keys.identity_secret(),
+            asset=self.asset,
+            bus=self.bus,
+            ask=self.ask,
+            tell=self.routing.tell,
+            now=self.now,
+            network=settings.node.network,
+            prefixes=prefixes,
+        )
+        self.collector = Collector(
+            take=self.receiving.take_mail,
+            keeps=lambda peer: self._has(peer, SWITCH_MAILBOX),
+            missed=self.receiving.mail_missed,
+            now=self.now,
+        )
         self.initializations = InitializationService(
             host=self.host,
-            take=lambda sealed, sender: self.paying.take(sealed, sender),
-            attaches_to=self.is_our_server,
+            take=self.receiving.take,
+            attaches_to=self.attaches_to,
             hands_to=self.neighbours.__contains__,
-            throw_away=parts.throw_away,
+            collector=self.collector,
+            mailbox=Mailbox(parts.mails, self.now) if parts.mails is not None else None,
         )
         self.acquaintances = Acquaintances(
             host=self.host,
@@ -323,10 +356,10 @@ class Node:
             ask=self.ask,
             tell=self.routing.tell,
             subscriptions=self.subscribed,
-            deliver=self.initializations.deliver,
+            bringing=Bringing(Deliveries(parts.throw_away), self.now),
             servers=self.reachable_at,
             now=self.now,
-            prefixes={network.name: network.prefix for network in NETWORKS.values()},
+            prefixes=prefixes,
         )
 
     # --- small facts --------------------------------------------------------------------------------------------------
@@ -338,15 +371,19 @@ class Node:
     def _facts(self) -> Facts:
         return Facts(now=self.now(), tip=self.follower.height, feerate=self.following.feerate, entropy=os.urandom(32))
 
-    def is_our_server(self, peer: PeerId) -> bool:
-        """Whether we subscribe at this peer and can be reached through it: a neighbour that routes, while we do not."""
+    def _has(self, peer: PeerId, switches: int) -> bool:
+        """Whether a connected peer has one of these switches."""
         link = self.host.connected().get(peer)
-        return (
-            not self.settings.roles.route
-            and link is not None
-            and bool(link.switches & SWITCH_ROUTE)
-            and peer in self.neighbours
-        )
+        return link is not None and bool(link.switches & switches)
+
+    def is_our_server(self, peer: PeerId) -> bool:
+        """Whether we subscribe at this peer: a neighbour that routes, while we do not."""
+        return not self.settings.roles.route and peer in self.neighbours and self._has(peer, SWITCH_ROUTE)
+
+    def attaches_to(self, peer: PeerId) -> bool:
+        """Whether we can be reached through this peer: our routing servers, and neighbours that keep mail."""
+        serves = self._has(peer, SWITCH_ROUTE | SWITCH_MAILBOX)
+        return not self.settings.roles.route and peer in self.neighbours and serves
 
     def reachable_at(self) -> tuple[str, ...]:
         """Addresses at which a payer can leave an initialization for us."""
@@ -537,7 +574,7 @@ class Node:
             case PaymentChanged():
                 self.paying.payment_changed(effect)
             case PromiseChanged():
-                self.paying.promise_changed(effect)
+                self.receiving.promise_changed(effect)
             case BuildFunding():
                 self._require_background().start_soon(self.funding.build, effect)
             case ReleaseFunding():

@@ -20,7 +20,7 @@ from rrnode import audit
 from rrnode.chain.base import Miner, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
-from rrnode.control.convert import bounty_info, payment_info, promise_info
+from rrnode.control.convert import bounty_info, mailbox_info, payment_info, promise_info
 from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
@@ -167,7 +167,7 @@ class Owner:
         found = []
         for peer in sorted({*connected, *kept, *count}):
             link, keep = connected.get(peer), kept.get(peer)
-            problem = ""
+            problem = node.subscribed.refusals.get(peer, "")
             if link is None:
                 problem = keep.last_error or "" if keep is not None else "not dialled: connect to it, or it dials us"
             address = keep.addresses[0].text if keep is not None and keep.addresses else ""
@@ -355,16 +355,50 @@ class Owner:
         """Start a payment."""
         return await self._node.paying.pay(order)
 
+    async def pay_by_hand(self, order: m.PayOrder) -> m.HandedOver:
+        """Start a payment whose payee its owner tells."""
+        payment, text = await self._node.paying.pay_by_hand(order)
+        return m.HandedOver(payment_hash=payment.payment_hash.hex(), text=text, expires_unix=payment.expiry)
+
+    async def give_up(self, payment_hash: PaymentHash) -> None:
+        """End a payment of which nothing is locked."""
+        await self._node.paying.give_up(payment_hash)
+
+    async def receive(self, text: str) -> m.Handed:
+        """Ask for offers for what a payer handed over."""
+        found = await self._node.receiving.receive(text)
+        return m.Handed(
+            payment_hash=found.promise.payment_hash.hex(),
+            amount_msat=found.init.amount.msat,
+            memo=found.promise.memo,
+            expires_unix=min(found.init.expiry, found.promise.expiry),
+        )
+
+    async def mail(self) -> m.MailInfo:
+        """Mailboxes, ours and others'."""
+        node = self._node
+        emptied = node.collector.emptied
+        ours = {peer for peer in node.initializations.standing if node.collector.keeps(peer)} | emptied.keys()
+        kept = node.initializations.mailbox
+        return m.MailInfo(
+            mailboxes=tuple(mailbox_info(peer, emptied.get(peer)) for peer in sorted(ours)),
+            missed=tuple(reversed(node.receiving.missed)),
+            kept_here=kept.waiting if kept is not None else None,
+        )
+
     async def payment(self, payment_hash: PaymentHash) -> m.PaymentInfo:
         """One payment that we make."""
         found = self._node.money.payment(payment_hash)
         if found is None:
             raise NotThere("no payment with this hash was made here", "see: rrnode payments")
-        return payment_info(found)
+        return payment_info(found, self._node.paying.delivery(payment_hash))
 
     async def payments(self) -> tuple[m.PaymentInfo, ...]:
         """Payments that we make, newest first."""
-        return tuple(payment_info(each) for each in reversed(self._node.money.payments()))
+        paying = self._node.paying
+        return tuple(
+            payment_info(each, paying.delivery(each.payment_hash)) for each in reversed(self._node.money.payments())
+        )
 
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         """Payments that we take, newest first."""

@@ -23,6 +23,7 @@ from rrnode.node import Node, Parts
 from rrnode.owner import Owner
 from rrnode.recording import Recorder
 from rrnode.storage import Store
+from rrnode.storage.mails import MailLimits, MailStore
 from rrnode.storage.remedies import Quotas, RemedyStore
 from rrnode.version import AGENT
 from rrnode.wallet import Wallet
@@ -85,6 +86,17 @@ def recorder_of(settings: Settings) -> Recorder | None:
         raise UserError(f"the recording cannot be written: {error}", "set node.record_mb to 0, or make room") from None
 
 
+def mails_of(settings: Settings, keys: KeyTree) -> MailStore | None:
+    """What a mailbox keeps for others; None when this node has none. Raises StorageFailed."""
+    if not settings.roles.mailbox:
+        return None
+    mailbox = settings.mailbox
+    limits = MailLimits(seconds=mailbox.keep_days * 86_400, per_payee=mailbox.client_mails, total=mailbox.total_mails)
+    return MailStore.open(
+        settings.mail_storage_url, node_id=keys.node_id(), network=settings.node.network, limits=limits
+    )
+
+
 async def run(settings: Settings, *, ready: Callable[[], None] | None = None) -> None:
     """Run the node of one data directory until it is told to stop. The caller holds the directory's lock.
 
@@ -100,10 +112,12 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
     keys = KeyTree(seed.read(), settings.network)
     store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
     remedies: RemedyStore | None = None
+    mails: MailStore | None = None
     recorder: Recorder | None = None
     try:
         host = host_of(settings, keys)
         remedies = remedies_of(settings, keys)
+        mails = mails_of(settings, keys)
         recorder = recorder_of(settings)
         parts = Parts(
             settings=settings,
@@ -117,6 +131,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
             keeper=(keeper := Keeper(settings)),
             remedies=remedies,
             recorder=recorder,
+            mails=mails,
         )
         node = Node(parts)
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -138,8 +153,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
                     await trio.to_thread.run_sync(keeper.end)
                 nursery.cancel_scope.cancel()
     finally:
-        if remedies is not None:
-            remedies.close()
-        if recorder is not None:
-            recorder.close()
+        for others in (remedies, mails, recorder):
+            if others is not None:
+                others.close()
         store.close()

@@ -8,6 +8,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from bootstrap.networks import NETWORKS, parse_checkpoint
 from protocols.errors import DecodeError
+from protocols.wire.subscribe import MIN_PREFIX_BITS
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_operator, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
@@ -28,6 +29,13 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _channels(settings)
     yield from _watchers(settings)
     yield from _followers(settings)
+    if 0 < settings.subscriptions.prefix_bits < MIN_PREFIX_BITS:
+        yield (
+            "subscriptions",
+            "prefix_bits",
+            f"wanted 0, or at least {MIN_PREFIX_BITS}: no server serves a shorter prefix",
+            f"set it to {MIN_PREFIX_BITS}",
+        )
     seen = set()
     priced = set()
     for text in settings.fees.neighbours:

@@ -190,6 +190,11 @@ class WaitSettings:
         20_000, "most to pay in fees unless told otherwise: parts per million of the amount ...", high=PPM
     )
     max_fee_base_msat: Msat = setting(Msat(20_000), "... plus this, millisatoshi", high=MAX_MSAT)
+    asleep_s: int = setting(
+        3600,
+        "how long to wait for a payee that is away, seconds: its mailbox keeps the payment meanwhile; 0: not at all",
+        high=14 * 86_400,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +346,34 @@ class InfoSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionSettings:
+    """What this node asks of its routing servers while it pays."""
+
+    prefix_bits: int = setting(
+        0,
+        "0: offers for the payment's hash; 8 to 64: for all hashes that begin with the same so many bits, so that a server learns"
+        " less and sends more (protocols/README.md says how much)",
+        high=64,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxSettings:
+    """What this node keeps for clients that are away (roles.mailbox)."""
+
+    keep_days: int = setting(7, "how long a payment that waits is kept, days", low=1, high=14)
+    client_mails: int = setting(
+        100, "that wait for one client; one network of senders has a quarter of it", low=1, high=10_000
+    )
+    total_mails: int = setting(
+        100_000,
+        "for all clients together, some 800 bytes each; one network of senders has a twentieth of it",
+        low=1,
+        high=10_000_000,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """Where state is kept."""
 
@@ -413,6 +446,8 @@ class Settings:
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
     info: InfoSettings = InfoSettings()
+    subscriptions: SubscriptionSettings = SubscriptionSettings()
+    mailbox: MailboxSettings = MailboxSettings()
     storage: StorageSettings = StorageSettings()
 
     @property
@@ -447,9 +482,17 @@ class Settings:
     @property
     def watch_storage_url(self) -> str:
         """Likewise, of what a watcher keeps for others: a file of its own, but not on PostgreSQL."""
+        return self._beside("watch.sqlite")
+
+    @property
+    def mail_storage_url(self) -> str:
+        """Likewise, of what a mailbox keeps for others."""
+        return self._beside("mail.sqlite")
+
+    def _beside(self, name: str) -> str:
         if self.storage.url and not self.storage.url.startswith("sqlite:"):
             return self.storage.url
-        return f"sqlite:///{self.data_dir / 'watch.sqlite'}"
+        return f"sqlite:///{self.data_dir / name}"
 
     @property
     def rpc_url(self) -> str:

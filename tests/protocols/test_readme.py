@@ -18,6 +18,7 @@ import pytest
 
 from protocols import node_record
 from protocols.onchain import ec, tx
+from protocols.payment import by_hand
 from protocols.payment.initialization import seal, unseal
 from protocols.payment.request import Contact, Request, decode, encode_contact, encode_request
 from protocols.units import FeeRate, Sat
@@ -145,6 +146,8 @@ def test_the_fields_of_each_message_are_those_of_the_code(name, message):
     [
         ("routing", "RoutingMessage"),
         ("subscribe", "Prefix"),
+        ("init", "Mail"),
+        ("init", "Answered"),
         ("watch", "SealedRemedy"),
         ("watch", "Held"),
         ("chain", "Proven"),
@@ -183,6 +186,18 @@ def test_every_code_is_explained():
         assert written == known
 
 
+def test_the_table_of_what_a_prefix_costs_and_hides_is_true():
+    rows = re.findall(r"^\| (\d+|the hash itself) \| ([\d,.]+) \| ([\d.]+) \|$", section("subscribe"), re.MULTILINE)
+    example = re.search(r"^```\n(.*?)\n```", part("subscribe", "Offers"), re.MULTILINE | re.DOTALL)
+    frame = bytes.fromhex(example.group(1).rpartition("]\n")[2])
+    assert f"100 payments a second, each in three offers of {len(frame) - 1} bytes" in section("subscribe")
+    assert len(rows) == 6
+    for bits, sent, hidden in rows:
+        share = 2.0 ** -(256 if bits == "the hash itself" else int(bits))
+        assert sent == f"{100 * 3 * (len(frame) - 1) * 86_400 * share / 1000:,.1f}"
+        assert hidden == f"{100 * 60 * share:.2f}"
+
+
 def blocks(name: str, heading: str) -> list[str]:
     """The pieces of the example under a heading, line breaks removed."""
     block = re.search(r"^```\n(.*?)\n```", part(name, heading), re.MULTILINE | re.DOTALL)
@@ -214,6 +229,13 @@ def test_the_contact_and_the_request_of_the_example_are_true():
     assert isinstance(asked, Request)
     assert (asked.contact, asked.amount.msat, asked.memo) == (read, 1_000_000, "tea")
     assert encode_request(asked, prefix="rrr", secret=b"\x41" * 32) == request
+
+
+def test_the_initialization_as_a_text_of_the_example_is_true():
+    given, sealed = blocks("init", "What is sealed")
+    (text,) = (each.replace("\n", "") for each in blocks("init", "Initializations as texts"))
+    payee = ec.point_of(bytes.fromhex(given.split("\n")[0]))
+    assert by_hand.encode(payee, bytes.fromhex(sealed), prefix="rrr") == text
 
 
 def test_the_remedy_of_the_example_opens_and_claims_what_it_says():

@@ -20,7 +20,8 @@ from protocols.payment.initialization import Initialization
 from protocols.payment.payee import Judgement, flood_of, judge, promise_of
 from protocols.routing.events import OfferArrived, OffersNoLongerWanted, OffersWanted
 from protocols.units import MAX_MSAT, Amount, Msat, UnixTime
-from rrnode.services.paying import ANEW_WITHIN_MS, INITIALIZATION_LIVES
+from rrnode.services.bringing import LIVES
+from rrnode.services.paying import ANEW_WITHIN_MS
 from tools.simulate.station import COIN
 from tools.simulate.workload import Order
 from tools.simulate.world import Watching, World
@@ -107,7 +108,7 @@ class Run:
         """The order is given."""
         world, order = self._world, self._order
         self._started = world.milliseconds
-        self._expiry = world.now + INITIALIZATION_LIVES
+        self._expiry = world.now + LIVES
         self._least = world.oracle.cheapest(self._payer.id, self._payee.id, order.amount)
         world.watch(self._hash, self._watching)
         wanted = PayRequested(
@@ -143,7 +144,7 @@ class Run:
         if verdict.judgement is not Judgement.FLOOD:
             world.after(world.delay(), self._undelivered, verdict.reason)
             return
-        made = promise_of(init, config=payee.money.config, entropy=self._rng.randbytes(32))
+        made = promise_of(init, config=payee.money.config, entropy=self._rng.randbytes(32), now=world.now)
         payee.give(made)
         payee.tell(flood_of(made, init.ceiling, init.expiry, entropy=self._rng.randbytes(32), now=world.now))
 

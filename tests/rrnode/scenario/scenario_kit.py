@@ -27,7 +27,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
-from rrnode.start import recorder_of, remedies_of
+from rrnode.start import mails_of, recorder_of, remedies_of
 from rrnode.storage import Store, WalletChanges
 from rrnode.wallet import Balance, Wallet
 
@@ -146,16 +146,17 @@ class Actor:
         routes: bool,
         serves_chain: bool = False,
         watches: bool = False,
+        keeps_mail: bool = False,
         helpers: tuple[str, ...] = (),
         **settings: Any,
     ) -> None:
         self.world, self.name, self._helpers = world, name, helpers
-        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or serves_chain or watches else ()
+        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or serves_chain or watches or keeps_mail else ()
         data_dir = world.directory / name
         data_dir.mkdir(mode=0o700)
         self.settings = Settings(
             data_dir=data_dir,
-            roles=RoleSettings(route=routes, chain=serves_chain, watch=watches),
+            roles=RoleSettings(route=routes, chain=serves_chain, watch=watches, mailbox=keeps_mail),
             # C's delta fits into the payer's least slack, so that the way through C can always stand in for a shorter one.
             locks=LockSettings(lock_delta=BlockDelta(3 if name == "C" else 6), final_lock=BlockDelta(9)),
             channels=ChannelSettings(
@@ -165,6 +166,7 @@ class Actor:
             **settings,
         )
         self.keys = KeyTree(new_words(), REGTEST)
+        self.clock: Callable[[], float] = time.time
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
         self._ended.set()
@@ -186,7 +188,7 @@ class Actor:
         self._ended = trio.Event()
         store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
         store.fuse = self.fuse = Fuse(self._lose_power)
-        remedies = remedies_of(self.settings, self.keys)
+        remedies, mails = remedies_of(self.settings, self.keys), mails_of(self.settings, self.keys)
         recorder = recorder_of(self.settings)
         try:
             host = MemoryHost(
@@ -206,9 +208,10 @@ class Actor:
                     host=host,
                     backend=RemoteChain(host, self._helpers, REGTEST) if self._helpers else self.world.backend(),
                     throw_away=self.world.throw_away,
-                    clock=time.time,
+                    clock=self.clock,
                     remedies=remedies,
                     recorder=recorder,
+                    mails=mails,
                 )
             )
             self.owner = Owner(self.node)
@@ -219,10 +222,9 @@ class Actor:
         except* PowerCut:
             pass
         finally:
-            if remedies is not None:
-                remedies.close()
-            if recorder is not None:
-                recorder.close()
+            for others in (remedies, mails, recorder):
+                if others is not None:
+                    others.close()
             store.close()
             self._ended.set()
 
