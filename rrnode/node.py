@@ -345,6 +345,7 @@ class Node:
             acquaintances=self.acquaintances if settings.host.learn_relays else None,
             entropy=os.urandom(32),
             tell=self._alarm,
+            reached=self._relay_reached,
         )
         self.paying = Paying(
             settings=settings,
@@ -618,6 +619,9 @@ class Node:
         if all(each.phase is Phase.CLOSED for each in self.money.channels() if each.peer == peer):
             self.guards.lost(peer)
             self._guards_changed()
+
+    def _relay_reached(self, address: str) -> None:
+        self.dialer.name(address, Source.RELAYS)
 
     def _said(self, record: NodeRecord) -> None:
         if self.guards.said(record):
