@@ -103,6 +103,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+READY_WITHIN, READY_LOOK = 5.0, 0.1  # seconds
 MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
 SWITCH_ROUTE, SWITCH_MAILBOX = 1, 8  # bits of `Hello.switches`
 
@@ -647,6 +648,13 @@ class Node:
     def _notify(self) -> None:
         self._change.set()
         self._change = trio.Event()
+
+    async def until_ready(self) -> None:
+        """While a block is being taken in, nothing new is taken on: wait for that, but not for a chain that is away."""
+        with trio.move_on_after(READY_WITHIN):
+            while not self.chain_ready and not self.following.problem and not self.halted():
+                with trio.move_on_after(READY_LOOK):
+                    await self.changed()
 
     async def changed(self) -> None:
         """Wait until something (a channel, a peer, the chain) has changed."""

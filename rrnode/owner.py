@@ -353,10 +353,12 @@ class Owner:
 
     async def pay(self, order: m.PayOrder) -> PaymentHash:
         """Start a payment."""
+        await self._node.until_ready()
         return await self._node.paying.pay(order)
 
     async def pay_by_hand(self, order: m.PayOrder) -> m.HandedOver:
         """Start a payment whose payee its owner tells."""
+        await self._node.until_ready()
         payment, text = await self._node.paying.pay_by_hand(order)
         return m.HandedOver(payment_hash=payment.payment_hash.hex(), text=text, expires_unix=payment.expiry)
 
