@@ -5,12 +5,15 @@ named that is not known, and `ChainUnavailable` or `StorageFailed` from the mach
 """
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from rrnode.control import models as m
+
+if TYPE_CHECKING:
+    from rrnode.control.streams import Feed
 
 
 class NodeService(Protocol):
@@ -119,4 +122,11 @@ class NodeService(Protocol):
 
         `rrnode.control.bus.EventBus.subscribe` is this method; a subscriber that reads too slowly is cut off
         (`trio.EndOfChannel`).
+        """
+
+    def frames(self, wanted: m.FrameFilter) -> AbstractAsyncContextManager["Feed[m.Frame]"]:
+        """See the frames that pass from now on. Who reads too slowly loses some and is told how many.
+
+        Raises:
+            UserError: on entering: a peer or hash that is none, or too many look already.
         """
