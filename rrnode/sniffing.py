@@ -69,9 +69,12 @@ class Sieve:
                         del self._htlcs[next(iter(self._htlcs))]
                     self._htlcs[peer, channel_id, number, outward] = None
                 return named == payment_hash
-            case channel.UpdateFulfillHtlc(preimage=preimage):
-                return hashlib.sha256(preimage).digest() == payment_hash
-            case channel.UpdateFailHtlc(channel_id=channel_id, id=number):
+            case channel.UpdateFulfillHtlc(preimage=preimage) if hashlib.sha256(preimage).digest() == payment_hash:
+                return True
+            case (
+                channel.UpdateFulfillHtlc(channel_id=channel_id, id=number)  # its preimage may be covered
+                | channel.UpdateFailHtlc(channel_id=channel_id, id=number)
+            ):
                 return (peer, channel_id, number, not outward) in self._htlcs
         return False
 
