@@ -20,7 +20,7 @@ from rrnode import audit
 from rrnode.chain.base import Miner, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
-from rrnode.control.convert import bounty_info, payment_info, promise_info
+from rrnode.control.convert import bounty_info, payment_info, promise_info, trace_note
 from rrnode.control.text import parse_payment_hash, parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
@@ -382,6 +382,20 @@ class Owner:
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         """Payments that we take, newest first."""
         return tuple(promise_info(each) for each in reversed(self._node.money.promises()))
+
+    async def trace(self, payment_hash: PaymentHash) -> m.Trace:
+        """What is remembered of a payment."""
+        node = self._node
+        notes, left_out = node.traces.of(payment_hash)
+        return m.Trace(
+            payment_hash=payment_hash.hex(),
+            peer_id=peer_text(node.us),
+            network=node.settings.node.network,
+            operator=node.settings.node.operator,
+            since_ms=int(node.started_at * 1000),
+            notes=tuple(map(trace_note, notes)),
+            left_out=left_out,
+        )
 
     async def routes(self) -> m.Routes:
         """The routing table now."""

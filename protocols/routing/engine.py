@@ -374,16 +374,8 @@ class Engine:
                 self._judge(peer, message, reason)
 
     def _judge(self, peer: PeerId, message: RoutingMessage, drop: Drop | None) -> None:
-        self._judged.append(
-            Judged(
-                neighbour=peer,
-                payment_hash=PaymentHash(message.payment_hash),
-                amount=Msat(message.amount_msat),
-                lock_blocks=message.lock_blocks,
-                kept=drop is None,
-                drop=drop,
-            )
-        )
+        payment_hash, amount = PaymentHash(message.payment_hash), Msat(message.amount_msat)
+        self._judged.append(Judged(peer, payment_hash, amount, message.lock_blocks, drop is None, drop))
 
     def _failed(self, neighbour: Neighbour, event: PaymentEnded, effects: list[RoutingEffect]) -> None:
         """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew."""
@@ -564,11 +556,4 @@ class Engine:
 
 def _evicted(link: Link, payment_hash: PaymentHash) -> Judged:
     offer = link.offers[payment_hash]
-    return Judged(
-        neighbour=link.neighbour.peer,
-        payment_hash=payment_hash,
-        amount=offer.amount,
-        lock_blocks=offer.lock_blocks,
-        kept=False,
-        drop=Drop.EVICTED,
-    )
+    return Judged(link.neighbour.peer, payment_hash, offer.amount, offer.lock_blocks, False, Drop.EVICTED)

@@ -154,16 +154,8 @@ class Quoter:
     def _judge(self, entry: Entry, offer: Offer, drop: Drop) -> None:
         """An offer that was kept is not passed on."""
         if self.config.judges:
-            self.judged.append(
-                Judged(
-                    neighbour=offer.link.neighbour.peer,
-                    payment_hash=entry.payment_hash,
-                    amount=offer.amount,
-                    lock_blocks=offer.lock_blocks,
-                    kept=True,
-                    drop=drop,
-                )
-            )
+            peer = offer.link.neighbour.peer
+            self.judged.append(Judged(peer, entry.payment_hash, offer.amount, offer.lock_blocks, True, drop))
 
     def flood(self, payment_hash: PaymentHash, flood: Flood) -> None:
         """We are the payee: ask every neighbour that could bring the amount, and may be told (R13)."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from protocols.ids import PaymentHash, PeerId
 from protocols.routing.events import Liquidity
@@ -28,8 +29,7 @@ class Drop(Enum):
     WANTED_FULL = "too many hashes that we want to pay at a time (R6)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judged(NamedTuple):  # one per offer: a frozen dataclass costs several times as much to make
     """What became of one offer that `neighbour` made.
 
     Attributes:

@@ -226,6 +226,10 @@ def _payment_routes(app: FastAPI, service: NodeService) -> None:
     async def payment(payment_hash: str) -> m.PaymentInfo:
         return await service.payment(parse_payment_hash(payment_hash))
 
+    @app.get("/v1/traces/{payment_hash}", tags=["payments"], summary="What this node saw of a payment, whosever it is")
+    async def trace(payment_hash: str) -> m.Trace:
+        return await service.trace(parse_payment_hash(payment_hash))
+
     @app.get("/v1/promises", tags=["payments"], summary="Payments we take, newest first")
     async def promises() -> tuple[m.PromiseInfo, ...]:
         return await service.promises()

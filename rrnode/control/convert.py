@@ -8,6 +8,7 @@ from protocols.routing.events import KeptOffer, OfferArrived
 from protocols.watch.hunt import Case
 from rrnode.control import models as m
 from rrnode.control.text import peer_text, txid_text
+from rrnode.traces import Note
 
 PPM = 1_000_000
 
@@ -138,6 +139,19 @@ def offer_seen(arrived: OfferArrived, payment: Payment, *, cheapest: bool, after
 def hash_text(payment_hash: PaymentHash) -> str:
     """A payment hash in hex."""
     return payment_hash.hex()
+
+
+def trace_note(note: Note) -> m.TraceNote:
+    """A note on a payment."""
+    return m.TraceNote(
+        at_ms=note.at_ms,
+        kind=note.kind,
+        peer_id="" if note.peer is None else peer_text(note.peer),
+        amount_msat=note.amount,
+        blocks=note.blocks,
+        kept=note.kept,
+        text=note.text,
+    )
 
 
 def bounty_info(case: Case) -> m.BountyInfo:

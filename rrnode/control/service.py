@@ -99,6 +99,9 @@ class NodeService(Protocol):
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         """Payments that we take or took, newest first."""
 
+    async def trace(self, payment_hash: PaymentHash) -> m.Trace:
+        """What is remembered of a payment that we make, take, carry, or were only asked about; nothing when it is unknown."""
+
     async def routes(self) -> m.Routes:
         """The routing table now."""
 

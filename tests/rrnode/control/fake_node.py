@@ -38,6 +38,7 @@ class FakeNode:
         self.data_dir, self.stopping = data_dir, stopping
         self.bus = EventBus(lambda: NOW + 0.25)
         self.tap = Tap()
+        self.notes: dict[PaymentHash, tuple[m.TraceNote, ...]] = {}
         self.broken: Exception | None = None
         self.wallet_sat = 1_000_000
         self.height = 100
@@ -350,6 +351,16 @@ class FakeNode:
 
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         return tuple(self._promises.values())
+
+    async def trace(self, payment_hash: PaymentHash) -> m.Trace:
+        return m.Trace(
+            payment_hash=payment_hash.hex(),
+            peer_id=peer_text(US),
+            network="regtest",
+            operator="tester",
+            since_ms=NOW * 1000,
+            notes=self.notes.get(payment_hash, ()),
+        )
 
     async def routes(self) -> m.Routes:
         offer = m.OfferInfo(neighbour=peer_text(BOB), amount_msat=102_500, lock_blocks=12, expires_unix=NOW + 60)
