@@ -255,7 +255,7 @@ class LimitSettings:
     traced_payments: int = setting(
         500,
         "payments of which offers and locks are remembered for tools.trace until a restart, and as many that were only"
-        " asked about; some 10 KB each, at most 50; 0: none",
+        " asked about; some 5 KB each, at most 40; 0: none",
         low=0,
         high=100_000,
     )

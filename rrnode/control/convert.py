@@ -1,5 +1,7 @@
 """From the engines' words to the API's: channels, payments, promises, offers as models (text forms: see `models`)."""
 
+import math
+
 from protocols.channel.state import Channel, balances, is_usable
 from protocols.ids import PaymentHash
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
@@ -144,7 +146,7 @@ def hash_text(payment_hash: PaymentHash) -> str:
 def trace_note(note: Note) -> m.TraceNote:
     """A note on a payment."""
     return m.TraceNote(
-        at_ms=note.at_ms,
+        at_ms=math.floor(note.at * 1000),
         kind=note.kind,
         peer_id="" if note.peer is None else peer_text(note.peer),
         amount_msat=note.amount,

@@ -1,5 +1,6 @@
 """What a node remembers of payments: every kind of note, and that strangers push out nothing in which money moved."""
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -10,7 +11,7 @@ from protocols.routing.views import Drop, Judged
 from protocols.units import Amount, AssetId, BlockDelta, Msat, UnixTime
 from protocols.wire.channel import RevokeAndAck, UpdateAddHtlc, UpdateFailHtlc, UpdateFulfillHtlc
 from protocols.wire.routing import RoutingMessage
-from rrnode.traces import MOST_MONEY_NOTES, MOST_OFFER_NOTES, STANDING_SHOWN, Note, Traces
+from rrnode.traces import MOST_NOTES, MOST_OFFERS, STANDING_SHOWN, Traces
 
 BOB, CAROL = PeerId(b"\x02" + b"\x22" * 32), PeerId(b"\x03" + b"\x33" * 32)
 PREIMAGE = b"\x07" * 32
@@ -32,8 +33,8 @@ def traces(most: int = 10) -> Traces:
 def notes(kept: Traces, payment_hash: PaymentHash = HASH) -> list[tuple[Any, ...]]:
     """Without their times, which only grow."""
     found, _ = kept.of(payment_hash)
-    assert [note.at_ms for note in found] == sorted(note.at_ms for note in found)
-    return [tuple(note[1:]) for note in found]
+    assert [note.at for note in found] == sorted(note.at for note in found)
+    return [dataclasses.astuple(note)[1:] for note in found]
 
 
 def message(payment_hash: PaymentHash, amount: int = 1000) -> RoutingMessage:
@@ -113,16 +114,16 @@ def test_what_stood_when_an_htlc_was_to_be_locked_is_noted() -> None:
 def test_a_payment_has_so_many_notes_and_the_rest_is_counted() -> None:
     kept = traces()
     wanted = OffersWanted(payment_hash=HASH, expiry=UnixTime(NOW + 60), now=NOW)
-    kept.routing(wanted, (), [judged()] * (MOST_OFFER_NOTES + 4))
-    for number in range(MOST_MONEY_NOTES + 2):
+    kept.routing(wanted, (), [judged()] * (MOST_OFFERS + 4))
+    for number in range(MOST_NOTES + 2):
         kept.message(BOB, UpdateAddHtlc(ONE, number, 1000, HASH, 140), ours=False)
     found, left_out = kept.of(HASH)
     assert [sum(note.kind == kind for note in found) for kind in ("want", "offer", "lock_in")] == [
         1,
-        MOST_OFFER_NOTES - 1,
-        MOST_MONEY_NOTES,
+        MOST_OFFERS,
+        MOST_NOTES - 1,
     ]
-    assert left_out == 5 + 2
+    assert left_out == 4 + 3
 
 
 def test_a_flood_of_hashes_pushes_out_only_what_moved_no_money() -> None:
@@ -161,4 +162,3 @@ def test_a_node_that_traces_nothing_keeps_nothing() -> None:
 
 def test_an_unknown_payment_is_nothing() -> None:
     assert traces().of(HASH) == ((), 0)
-    assert Note(5, "want") == (5, "want", None, None, None, None, "")
