@@ -12,7 +12,7 @@ from typing import Any
 
 from protocols.ids import ChannelId, PaymentHash, PeerId
 from protocols.payment.events import FindOffers, OffersFound, Payment, PayPhase, Promise, PromisePhase
-from protocols.payment.payer import failure_words
+from protocols.payment.payer import failure_words, in_words
 from protocols.routing.events import (
     FloodRequested,
     OffersWanted,
@@ -114,7 +114,7 @@ class Traces:
         at = self._clock()
         match event:
             case FloodRequested():
-                text = f"at most {event.ceiling.msat} msat, {event.hops} hops"
+                text = f"at most {in_words(event.ceiling.msat)}, {event.hops} hops"
                 note = Note(at, "ask", None, event.amount.msat, event.lock_blocks, None, text)
                 self._note(event.payment_hash, note, moved=False)
             case OffersWanted():

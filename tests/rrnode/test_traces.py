@@ -62,7 +62,7 @@ def test_offers_quotes_and_who_asked_are_noted() -> None:
     wanted = OffersWanted(payment_hash=HASH, expiry=UnixTime(NOW + 60), now=NOW)
     kept.routing(wanted, (), (judged(), judged(amount=1200, drop=Drop.TOO_DEAR), judged(hash_(2))))
     assert notes(kept) == [
-        ("ask", None, 900, 12, None, "at most 1100 msat, 9 hops"),
+        ("ask", None, 900, 12, None, "at most 1.1 sat, 9 hops"),
         ("quote", CAROL, 900, 10, None, ""),
         ("subscribed", CAROL, None, None, None, ""),
         ("quote", CAROL, 901, 10, None, ""),
