@@ -16,6 +16,7 @@ from protocols.payment.carrying import CARRY
 from protocols.payment.events import Forward, HtlcRef, OffersFound, Payment, Promise
 from protocols.units import Msat, UnixTime
 from protocols.wire.channel import UpdateAddHtlc, UpdateFailHtlc, UpdateFulfillHtlc
+from rrnode.errors import StorageFailed
 from rrnode.storage import codec, schema
 from rrnode.storage.database import Database
 from rrnode.storage.owned import open_to_read
@@ -51,6 +52,9 @@ class History:
     """
 
     def __init__(self, database: Database, known: dict[str, str]) -> None:
+        if "node_id" not in known:
+            database.close()
+            raise StorageFailed(f"{database.name} belongs to no node yet: start the node once")
         self._database = database
         self.node_id = PeerId(bytes.fromhex(known["node_id"]))
         self.network = known["network"]

@@ -64,6 +64,7 @@ class _Try:
     neighbour: PeerId
     amount: int | None
     expiry: int | None
+    failure: FailureCode | None = None
     told: bool = False
 
 
@@ -73,8 +74,6 @@ class _Reader:
     def __init__(self, history: PaymentHistory) -> None:
         self.history = history
         self.received: dict[HtlcRef, tuple[int, PeerId]] = {}  # when, from whom
-        self.settled: set[HtlcRef] = set()
-        self.failed: set[HtlcRef] = set()
         self._ours = [_of_attempt(each) for each in history.payment.attempts] if history.payment is not None else []
         every = (*history.forwards, *(each.forward for each in history.ended))
         self._carried = {each.incoming: _of_forward(each) for each in every}
@@ -104,11 +103,9 @@ class _Reader:
                     yield Step(
                         at_ms=at_ms, kind="lock_in", peer=peer, amount=added.amount_msat, blocks=added.cltv_expiry
                     )
-            case UpdateFulfillHtlc() as settled:
-                self.settled.add(HtlcRef(channel_id=ChannelId(settled.channel_id), htlc_id=settled.id))
+            case UpdateFulfillHtlc():
                 yield Step(at_ms=at_ms, kind="settle_in", peer=peer)
             case UpdateFailHtlc() as failed:
-                self.failed.add(HtlcRef(channel_id=ChannelId(failed.channel_id), htlc_id=failed.id))
                 known = failed.code in set(FailureCode)
                 text = failure_words(FailureCode(failed.code) if known else FailureCode.INTERNAL)
                 yield Step(at_ms=at_ms, kind="fail_in", peer=peer, text=text)
@@ -134,14 +131,17 @@ class _Reader:
             return
 
     def untold(self, at_ms: int) -> Iterator[Step]:
-        """Locks that the journal does not reach back to."""
+        """Locks that the journal does not reach back to, and how those ended that came back."""
         for each in (*self._ours, *(one for tries in self._carried.values() for one in tries)):
             if not each.told:
                 yield _locked(at_ms, each)
+                if each.failure is not None:
+                    text = failure_words(each.failure)
+                    yield Step(at_ms=at_ms, kind="fail_in", peer=peer_text(each.neighbour), text=text)
 
 
 def _of_attempt(attempt: Attempt) -> _Try:
-    return _Try(neighbour=attempt.neighbour, amount=attempt.amount, expiry=attempt.expiry)
+    return _Try(neighbour=attempt.neighbour, amount=attempt.amount, expiry=attempt.expiry, failure=attempt.failure)
 
 
 def _of_forward(forward: Forward) -> list[_Try]:
