@@ -9,9 +9,12 @@ import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from bootstrap.relays import Relay
 
+MOST_KNOWN = 512  # relays in a plan: the shipped ones, the user's, and all of a table
+ENOUGH_SILENT = 8  # relays that do not answer before a person is told: whatever is wrong, it is not theirs
 HOPELESS = 3  # failures in a row after which an unrelated relay no longer holds back related ones
 
 
@@ -49,9 +52,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinPlan:
-    """The relays in the order in which to try them, and what became of it so far."""
+    """The relays in the order in which to try them, and what became of it so far.
+
+    Attributes:
+        kept: so many at the front were there from the beginning, and are never forgotten for others.
+    """
 
     known: tuple[Known, ...]
+    kept: int
     policy: JoinPolicy
     entropy: bytes
 
@@ -85,11 +93,44 @@ class NobodyKnown:
 Step = Dial | Wait | Joined | NobodyKnown
 
 
-def plan(relays: Iterable[Relay], *, entropy: bytes, policy: JoinPolicy | None = None) -> JoinPlan:
-    """A fresh plan in an order drawn from `entropy` (32 random bytes)."""
-    policy = policy or JoinPolicy()
-    order = sorted(set(relays), key=lambda relay: _drawn(entropy, relay.address, 0))
-    return JoinPlan(known=tuple(Known(relay=relay) for relay in order), policy=policy, entropy=entropy)
+def plan(*kinds: Iterable[Relay], entropy: bytes, policy: JoinPolicy | None = None) -> JoinPlan:
+    """A fresh plan in an order drawn from `entropy` (32 random bytes).
+
+    Args:
+        kinds: relays by where they are known from, such as the shipped list and what others told. They take turns, so that
+            neither who writes a list nor who fills a table decides alone. Who stands in several counts for the first.
+    """
+    empty = JoinPlan(known=(), kept=0, policy=policy or JoinPolicy(), entropy=entropy)
+    seen: set[str] = set()
+    orders = []
+    for kind in kinds:
+        fresh = {relay.identity: relay for relay in kind if relay.identity not in seen}
+        seen |= set(fresh)
+        orders.append(_shuffled(empty, fresh.values()))
+    turns = [relay for turn in zip_longest(*orders) for relay in turn if relay is not None]
+    return replace(empty, known=tuple(Known(relay=relay) for relay in turns), kept=len(turns))
+
+
+def heard_of(state: JoinPlan, relays: Iterable[Relay]) -> JoinPlan:
+    """Further relays, behind those that are known already; of a known one nothing changes.
+
+    When there is no room, those that failed often, and were only heard of too, are forgotten.
+    """
+    there = {each.relay.identity for each in state.known}
+    added = _shuffled(state, {each.identity: each for each in relays if each.identity not in there}.values())
+    known = list(state.known)
+    for hopeless in [each for each in known[state.kept :] if each.failures >= HOPELESS and not each.dialling]:
+        if len(known) + len(added) > MOST_KNOWN:
+            known.remove(hopeless)
+    room = max(0, MOST_KNOWN - len(known))
+    return replace(state, known=(*known, *(Known(relay=relay) for relay in added[:room])))
+
+
+def silent(state: JoinPlan) -> int:
+    """How many relays were tried in vain, when that is enough to say that none answers; else 0."""
+    tried = sum(each.failures > 0 for each in state.known)
+    answering = any(each.linked for each in state.known)
+    return 0 if answering or tried < min(len(state.known), ENOUGH_SILENT) else tried
 
 
 def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
@@ -125,25 +166,24 @@ def succeeded(state: JoinPlan, relay: Relay) -> JoinPlan:
 
 
 def failed(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
-    """A dial came to nothing, or a link was lost: this relay's turn comes again, later each time in a row."""
+    """A dial came to nothing: this relay's turn comes again, later each time in a row."""
+    return _with(state, relay, lambda each: replace(_put_off(state, each, now), failures=each.failures + 1))
 
-    def put_off(each: Known) -> Known:
-        policy = state.policy
-        wait = min(policy.longest_wait, policy.first_wait << min(each.failures, 30))
-        wait -= _drawn(state.entropy, relay.address, each.failures + 1) % (wait // 2 + 1)
-        return replace(each, dialling=False, linked=False, failures=each.failures + 1, again_at=now + wait)
 
-    return _with(state, relay, put_off)
+def lost(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
+    """A link that stood is gone: this relay's turn comes again soon; it is no failure yet."""
+    return _with(state, relay, lambda each: _put_off(state, each, now))
 
 
 def group_of(address: str) -> str:
-    """What unrelated addresses must not share: the /16 of an IPv4 address, the /32 of an IPv6 one, a host name."""
+    """What unrelated addresses must not share: the /16 of an IPv4 address, the /32 of an IPv6 one, the domain of a name."""
     kind, _, rest = address.lstrip("/").partition("/")
     host = rest.partition("/")[0]
     try:
         parsed = ipaddress.ip_address(host)
     except ValueError:
-        return f"{kind}:{host.lower()}"
+        domain = ".".join(host.lower().rstrip(".").split(".")[-2:])  # names below it cost its owner nothing
+        return f"dns:{domain}" if kind in ("dns", "dns4", "dns6") else f"{kind}:{host.lower()}"
     mapped = getattr(parsed, "ipv4_mapped", None)
     bits = 16 if (mapped or parsed).version == 4 else 32
     return str(ipaddress.ip_network(f"{mapped or parsed}/{bits}", strict=False))
@@ -152,18 +192,32 @@ def group_of(address: str) -> str:
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
-def _drawn(entropy: bytes, address: str, turn: int) -> int:
-    digest = hashlib.sha256(entropy + turn.to_bytes(4, "big") + address.encode()).digest()
+def _drawn(entropy: bytes, identity: str, turn: int) -> int:
+    digest = hashlib.sha256(entropy + turn.to_bytes(4, "big") + identity.encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
+def _put_off(state: JoinPlan, known: Known, now: int) -> Known:
+    policy = state.policy
+    wait = min(policy.longest_wait, policy.first_wait << min(known.failures, 30))
+    wait -= _drawn(state.entropy, known.relay.identity, known.failures + 1) % (wait // 2 + 1)
+    return replace(known, dialling=False, linked=False, again_at=now + wait)
+
+
+def _shuffled(state: JoinPlan, relays: Iterable[Relay]) -> list[Relay]:
+    return sorted(relays, key=lambda relay: _drawn(state.entropy, relay.identity, 0))
+
+
 def _with(state: JoinPlan, relay: Relay, change: Callable[[Known], Known]) -> JoinPlan:
-    return replace(state, known=tuple(change(each) if each.relay == relay else each for each in state.known))
+    return replace(
+        state, known=tuple(change(each) if each.relay.identity == relay.identity else each for each in state.known)
+    )
 
 
 def _marks(relay: Relay) -> set[str]:
     """What makes two relays related."""
-    return {f"operator:{relay.operator.casefold()}", f"group:{group_of(relay.address)}"}
+    operator = {f"operator:{relay.operator.casefold()}"} if relay.operator else set()
+    return operator | {f"group:{group_of(address)}" for address in relay.addresses}
 
 
 def _independent(relays: Iterable[Relay]) -> int:

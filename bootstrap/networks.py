@@ -1,9 +1,11 @@
 """The networks a node can work on: genesis hash, text prefix, default ports (DESIGN 3)."""
 
+import re
 import struct
 from dataclasses import dataclass
 
-from protocols.light.headers import Checkpoint
+from protocols.errors import DecodeError
+from protocols.light.headers import Checkpoint, parse_header, reaches_its_target
 from protocols.light.work import MAINNET_RULES, REGTEST_RULES, SIGNET_RULES, TESTNET4_RULES, PowRules
 from protocols.units import AssetId, BlockHeight
 
@@ -18,7 +20,7 @@ class Network:
     port: default TCP port of a routing server.
     rpc_port: Bitcoin Core's default RPC port.
     pow_rules: how its difficulty moves.
-    checkpoint: where a client without a chain begins to read headers; block 0 until nearer ones are shipped.
+    checkpoint: where a client without a chain begins to read headers, unless its owner names a nearer block.
     """
 
     name: str
@@ -85,4 +87,24 @@ MAINNET = Network(
     pow_rules=MAINNET_RULES,
     checkpoint=_first_block(_SATOSHIS_COINBASE, 1231006505, 0x1D00FFFF, 2083236893),
 )
+_CHECKPOINT_FORM = re.compile("[0-9]{1,9} [0-9a-fA-F]{160}", re.ASCII)
+
+
+def parse_checkpoint(text: str, network: Network) -> Checkpoint:
+    """A checkpoint as people write it, "height header": its work alone is checked, for who names it vouches for it.
+
+    Raises:
+        DecodeError: it is no such text, not the first block of a difficulty period, or no header of this network.
+    """
+    if not _CHECKPOINT_FORM.fullmatch(text):
+        raise DecodeError("a height and the 160 hexadecimal digits of a header, with one space between, wanted")
+    height, header = int(text.split()[0]), bytes.fromhex(text.split()[1])
+    interval = network.pow_rules.interval
+    if height % interval:
+        raise DecodeError(f"height {height}, a multiple of {interval} wanted: the first block of a difficulty period")
+    if not reaches_its_target(parse_header(header), network.pow_rules):
+        raise DecodeError(f"no header of {network.name}: it has too little work")
+    return Checkpoint(height=BlockHeight(height), header=header)
+
+
 NETWORKS = {network.name: network for network in (REGTEST, SIGNET, TESTNET4, MAINNET)}

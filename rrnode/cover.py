@@ -9,7 +9,8 @@ from rrnode.control import models as m
 from rrnode.control.text import peer_text
 from rrnode.guards import Guards
 from rrnode.remedies import plan_of, stake_of
-from rrnode.services.covering import CoverClient, Watcher
+from rrnode.services.covering import CoverClient
+from rrnode.services.handing import Watcher
 from rrnode.storage import Store
 
 BOUNTIES = BountyConfig()
@@ -45,6 +46,11 @@ def _channel(
         notes.insert(0, "no watcher holds the newest revoked state")
     elif revoked and not any(each.has_newest and not each.related for each in held):
         notes.insert(0, "only watchers that seem to belong to the neighbour hold the newest revoked state")
+    if client.quorum.waits(channel):
+        notes.insert(
+            0,
+            f"takes on nothing new before {client.quorum.needed} watchers hold its newest revoked state (watch.quorum)",
+        )
     return m.ChannelCover(
         channel_id=channel.channel_id.hex(),
         peer_id=peer_text(channel.peer),

@@ -9,17 +9,21 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rrnode.errors import UserError
 
 LOCK_NAME = "lock"
+GUARD_MOMENT = 1.0  # seconds for which a guard may hold the lock: it looks every other second, and notes what it closes
+_TRY_EVERY = 0.05  # seconds
 SOCKET_NAME = "control.sock"
 SOCKET_PATH_MAX = 107  # bytes: `sun_path` of Linux is 108 with its end mark (unix(7)); macOS has 104
 PID_NAME = "rrnode.pid"
 LOG_NAME = "rrnode.log"
+HEADERS_NAME = "headers"  # of a client without a chain; it costs time only to lose it
 
 
 def default_data_dir(network: str) -> Path:
@@ -98,7 +102,7 @@ def is_locked(data_dir: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: who else looks this moment is no holder
     except OSError:
         return True
     finally:
@@ -118,8 +122,12 @@ def holder(data_dir: Path) -> int | None:
 
 
 @contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
+def locked(data_dir: Path, *, patience: float = 0.0, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """Hold the data directory while inside.
+
+    Args:
+        patience: seconds to try again while another process holds it; `GUARD_MOMENT` for one that starts a node.
+        pause: waits so many seconds.
 
     Raises:
         UserError: another process holds it; the message names its process id.
@@ -132,16 +140,28 @@ def locked(data_dir: Path) -> Iterator[None]:
             f"{path} cannot be opened: {error.strerror}", "check the directory's owner and rights"
         ) from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(f"{path} cannot be locked: {error.strerror}", "use a local disk") from None
+        tries = round(patience / _TRY_EVERY)
+        while not _take(handle, path):
+            if tries > 0:
+                tries -= 1
+                pause(_TRY_EVERY)
+                continue
             holder = os.read(handle, 32).decode("ascii", "replace").strip()
             who = f"process {holder}" if holder.isdecimal() else "another process"
-            raise UserError(f"{who} uses {data_dir}", f"stop it with: rrnode --datadir {data_dir} stop") from None
+            raise UserError(f"{who} uses {data_dir}", f"stop it with: rrnode --datadir {data_dir} stop")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)  # the lock goes with it; the file stays, or two could hold two files of one name
+
+
+def _take(handle: int, path: Path) -> bool:
+    """Whether the lock is ours now. Raises UserError where there are no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError(f"{path} cannot be locked: {error.strerror}", "use a local disk") from None
+        return False
+    return True

@@ -13,6 +13,7 @@ from operator import or_
 from typing import Protocol
 
 from protocols.ids import PeerId
+from protocols.node_record import NodeRecord
 from rrnode.config.settings import Settings
 from rrnode.control.text import peer_text
 from rrnode.host.base import Host
@@ -95,18 +96,19 @@ class Guards:
         neighbours: those of now.
         host: knows who is connected from where.
         dialer: knows addresses.
-        more: further evidence that peers bring about themselves; after news of a peer, call `met`.
+        records: what peers said about themselves before; of the others `said` is told.
 
     Attributes:
         helpers, watchers: as configured; a watcher with its address.
     """
 
     def __init__(
-        self, settings: Settings, neighbours: Peers, host: Host, dialer: Dialer, more: Iterable[Evidence] = ()
+        self, settings: Settings, neighbours: Peers, host: Host, dialer: Dialer, records: Iterable[NodeRecord] = ()
     ) -> None:
         self._neighbours, self._seen = neighbours, Seen(host)
         self._chosen = chosen(settings, dialer)
-        self._evidence = (self._chosen, declared(dialer), self._seen.of, *more)
+        self._said: dict[PeerId, Known] = {}
+        self._evidence = (self._chosen, declared(dialer), self._seen.of, self._said_of)
         self._over_helpers, self._over_watchers = settings.chain.allow_related, settings.watch.allow_related
         self._warns = settings.is_client or settings.watch.may_be_away
         self.watchers = tuple((split_address(each)[1], each) for each in settings.watch.watchers)
@@ -117,6 +119,8 @@ class Guards:
         self._related: dict[PeerId, dict[PeerId, str]] = {}
         self._refused: dict[PeerId, dict[PeerId, str]] = {}
         self._told = frozenset[str]()
+        for record in records:
+            self._keep(record)
         self._judge(neighbours)
 
     def of(self, peer: PeerId) -> Known:
@@ -125,8 +129,22 @@ class Guards:
 
     # --- news ---------------------------------------------------------------------------------------------------------
 
+    def said(self, record: NodeRecord) -> bool:
+        """A peer has said something about itself (`/rr/info/1`); whether it is of ours."""
+        return self._keep(record) and self.met(record.node)
+
+    def _keep(self, record: NodeRecord) -> bool:
+        """For those who matter only, so that the table is bounded."""
+        peer = record.node
+        if ours := peer in self._all or peer in self._neighbours:
+            self._said[peer] = known(peer, addresses=record.addresses, operators=(record.operator,))
+        return ours
+
+    def _said_of(self, peer: PeerId) -> Known:
+        return self._said.get(peer) or Known(peer=peer)
+
     def met(self, peer: PeerId) -> bool:
-        """A peer was connected, has become a neighbour, or said something of itself; whether it is of ours."""
+        """A peer was connected, or has become a neighbour; whether it is of ours."""
         is_guard = peer in self._all
         if not is_guard and peer not in self._neighbours:
             return False
@@ -140,6 +158,7 @@ class Guards:
             table.pop(neighbour, None)
         if neighbour not in self._all:
             self._seen.forget(neighbour)
+            self._said.pop(neighbour, None)
 
     def _judge(self, neighbours: Iterable[PeerId]) -> None:
         for table, of in ((self._related, self.of), (self._refused, self._chosen)):

@@ -35,7 +35,7 @@ from protocols.channel.events import (
 from protocols.channel.state import Phase
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PeerId
-from protocols.payment.engine import Engine as MoneyEngine
+from protocols.node_record import NodeRecord
 from protocols.payment.events import (
     DropForward,
     FindOffers,
@@ -46,7 +46,6 @@ from protocols.payment.events import (
     PromiseChanged,
     StoreForward,
 )
-from protocols.routing.engine import Engine as RoutingEngine
 from protocols.routing.events import LiquidityChanged, PaymentEnded
 from protocols.units import BlockHeight, UnixTime
 from protocols.wire.channel import AcceptChannel, Error, OpenChannel
@@ -67,23 +66,37 @@ from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
 from rrnode.host.peer_text import from_text, join_address
 from rrnode.keys import KeyTree
+from rrnode.recording import Recorder, money_engine, routing_engine
+from rrnode.relays import listed_relays
+from rrnode.services.acquaintances import FILE_NAME as KNOWN_SERVERS
+from rrnode.services.acquaintances import Acquaintances
 from rrnode.services.addresses import StoredAddresses
+from rrnode.services.bringing import Bringing
 from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
+from rrnode.services.collecting import Collector
 from rrnode.services.covering import CoverClient
+from rrnode.services.delivery import Deliveries
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
+from rrnode.services.handing import Means
+from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.initialization import InitializationService
+from rrnode.services.joining import Joiner
 from rrnode.services.limits import printable
+from rrnode.services.mailbox import Mailbox
 from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
+from rrnode.services.receiving import Receiving
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
 from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
+from rrnode.storage.mails import MailStore
 from rrnode.storage.remedies import RemedyStore
 from rrnode.traces import Traces
+from rrnode.version import AGENT
 from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -92,7 +105,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
-SWITCH_ROUTE = 1  # bit of `Hello.switches`
+SWITCH_ROUTE, SWITCH_MAILBOX = 1, 8  # bits of `Hello.switches`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +114,11 @@ class Parts:
 
     Attributes:
         remedies: where those of others are kept; None: this node watches for nobody.
+        mails: what is kept for clients that are away; None: this node keeps nothing.
         throw_away: a running host under a fresh identity, for delivering initializations (R14).
         clock: unix time in seconds.
         keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
+        recorder: of what both engines are told and order (`tools.replay`); None: nothing is recorded.
     """
 
     settings: Settings
@@ -116,6 +131,8 @@ class Parts:
     clock: Callable[[], float]
     keeper: Keeper | None = None
     remedies: RemedyStore | None = None
+    recorder: Recorder | None = None
+    mails: MailStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +176,8 @@ class Node:
         loaded = self.store.load()
         self._closed_by_guard = parts.keeper.begin(loaded.snapshot.channels) if parts.keeper is not None else ()
         cursor = None if loaded.cursor is None else (BlockHeight(loaded.cursor[0]), loaded.cursor[1])
-        self.money = MoneyEngine(
+        self.money = money_engine(
+            parts.recorder,
             us=self.us,
             asset=self.asset,
             keys=parts.keys.key_ring(),
@@ -189,6 +207,7 @@ class Node:
                 network=self.asset,
                 height=lambda: self.following.height,
                 now=self.now,
+                alarm=self._alarm,
             )
         self.following = Following(
             settings=settings,
@@ -208,7 +227,7 @@ class Node:
         )
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
-        routing = RoutingEngine(settings.routing_config(), self.us)
+        routing = routing_engine(parts.recorder, settings.routing_config(), self.us)
         self.routing = RoutingService(
             host=self.host,
             engine=routing,
@@ -236,7 +255,11 @@ class Node:
         if settings.roles.chain and isinstance(self.backend, WholeChain):
             self.chain_facts = ChainFactsServer(host=self.host, chain=self.backend)
         self.subscribed = SubscriptionClient(
-            host=self.host, tell=self.routing.tell, is_server=self.is_our_server, now=self.now
+            host=self.host,
+            tell=self.routing.tell,
+            is_server=self.is_our_server,
+            now=self.now,
+            prefix_bits=settings.subscriptions.prefix_bits,
         )
         self.channels = ChannelService(
             host=self.host,
@@ -248,25 +271,83 @@ class Node:
             error_received=self.openings.failed,
             link_changed=self._notify,
         )
+        prefixes = {network.name: network.prefix for network in NETWORKS.values()}
+        self.receiving = Receiving(
+            config=self.money.config,
+            engine=self.money,
+            us=self.us,
+            secret=parts.keys.identity_secret(),
+            asset=self.asset,
+            bus=self.bus,
+            ask=self.ask,
+            tell=self.routing.tell,
+            now=self.now,
+            network=settings.node.network,
+            prefixes=prefixes,
+        )
+        self.collector = Collector(
+            take=self.receiving.take_mail,
+            keeps=lambda peer: self._has(peer, SWITCH_MAILBOX),
+            missed=self.receiving.mail_missed,
+            now=self.now,
+        )
         self.initializations = InitializationService(
             host=self.host,
-            take=lambda sealed, sender: self.paying.take(sealed, sender),
-            attaches_to=self.is_our_server,
+            take=self.receiving.take,
+            attaches_to=self.attaches_to,
             hands_to=self.neighbours.__contains__,
-            throw_away=parts.throw_away,
+            collector=self.collector,
+            mailbox=Mailbox(parts.mails, self.now) if parts.mails is not None else None,
         )
-        self.guards = Guards(settings, self.neighbours, self.host, self.dialer)
+        self.acquaintances = Acquaintances(
+            host=self.host,
+            network=self.asset,
+            anywhere=settings.node.network == "regtest",
+            clock=parts.clock,
+            path=settings.data_dir / KNOWN_SERVERS,
+            said=self._said,
+        )
+        self.guards = Guards(
+            settings, self.neighbours, self.host, self.dialer, (each.record for each in self.acquaintances.known)
+        )
         self.covering = CoverClient(
             host=self.host,
-            store=self.store.cover(),
+            means=Means(
+                us=self.us,
+                store=self.store.cover(),
+                channels=self.money.channels,
+                keys_of=parts.keys.key_ring(),
+                network=self.asset,
+                height=lambda: self.following.height,
+                ask=settings.watch.ask_blocks,
+                bounties=BOUNTIES,
+                alarm=self._alarm,
+            ),
             watchers=self.guards.watchers,
-            channels=self.money.channels,
-            keys_of=parts.keys.key_ring(),
-            network=self.asset,
-            height=lambda: self.following.height,
-            ask=settings.watch.ask_blocks,
             refuses=self.guards.refuses,
-            bounties=BOUNTIES,
+            related=self.guards.related_watcher,
+            quorum=settings.watch.quorum,
+            post=self.dispatcher.post,
+        )
+        InfoServer(
+            host=self.host,
+            own=OwnRecord(
+                settings=settings,
+                secret=parts.keys.identity_secret(),
+                agent=AGENT,
+                host=self.host,
+                channels=self.money.channels,
+                now=self.now,
+            ),
+            others=self.acquaintances.page if settings.info.others else lambda after, most: ((), False),
+            now=self.now,
+        )
+        self.joiner = Joiner(
+            host=self.host,
+            listed=listed_relays(settings),
+            acquaintances=self.acquaintances if settings.host.learn_relays else None,
+            entropy=os.urandom(32),
+            tell=self._alarm,
         )
         self.paying = Paying(
             settings=settings,
@@ -278,10 +359,10 @@ class Node:
             ask=self.ask,
             tell=self.routing.tell,
             subscriptions=self.subscribed,
-            deliver=self.initializations.deliver,
+            bringing=Bringing(Deliveries(parts.throw_away), self.now),
             servers=self.reachable_at,
             now=self.now,
-            prefixes={network.name: network.prefix for network in NETWORKS.values()},
+            prefixes=prefixes,
         )
 
     # --- small facts --------------------------------------------------------------------------------------------------
@@ -293,15 +374,19 @@ class Node:
     def _facts(self) -> Facts:
         return Facts(now=self.now(), tip=self.follower.height, feerate=self.following.feerate, entropy=os.urandom(32))
 
-    def is_our_server(self, peer: PeerId) -> bool:
-        """Whether we subscribe at this peer and can be reached through it: a neighbour that routes, while we do not."""
+    def _has(self, peer: PeerId, switches: int) -> bool:
+        """Whether a connected peer has one of these switches."""
         link = self.host.connected().get(peer)
-        return (
-            not self.settings.roles.route
-            and link is not None
-            and bool(link.switches & SWITCH_ROUTE)
-            and peer in self.neighbours
-        )
+        return link is not None and bool(link.switches & switches)
+
+    def is_our_server(self, peer: PeerId) -> bool:
+        """Whether we subscribe at this peer: a neighbour that routes, while we do not."""
+        return not self.settings.roles.route and peer in self.neighbours and self._has(peer, SWITCH_ROUTE)
+
+    def attaches_to(self, peer: PeerId) -> bool:
+        """Whether we can be reached through this peer: our routing servers, and neighbours that keep mail."""
+        serves = self._has(peer, SWITCH_ROUTE | SWITCH_MAILBOX)
+        return not self.settings.roles.route and peer in self.neighbours and serves
 
     def reachable_at(self) -> tuple[str, ...]:
         """Addresses at which a payer can leave an initialization for us."""
@@ -315,8 +400,8 @@ class Node:
 
     @property
     def chain_ready(self) -> bool:
-        """Whether the chain is followed now."""
-        return self._background is not None and not self.following.problem
+        """Whether the chain is followed now, so that payments are taken on."""
+        return self._background is not None and self.following.ready
 
     def halted(self) -> str:
         """Why the node takes on nothing new; "" while all is well."""
@@ -351,6 +436,8 @@ class Node:
                         self.dialer.run,
                         self.paying.run,
                         self.covering.run,
+                        self.acquaintances.run,
+                        self.joiner.run,
                     ):
                         nursery.start_soon(service)
                     if self.chain_facts is not None:
@@ -364,6 +451,9 @@ class Node:
                     nursery.cancel_scope.cancel()
             except* Halted:
                 pass  # whoever had an event for the engine when it halted; `halted` says why
+            except* StorageFailed:
+                if not self.halted():  # else it is what `ask` says to who waited then
+                    raise
             finally:
                 self._background = None
                 self.bus.publish(m.Stopping(reason=self.halted()))
@@ -496,7 +586,7 @@ class Node:
                 self.paying.payment_changed(effect)
             case PromiseChanged():
                 self.traces.promise(effect.promise)
-                self.paying.promise_changed(effect)
+                self.receiving.promise_changed(effect)
             case BuildFunding():
                 self._require_background().start_soon(self.funding.build, effect)
             case ReleaseFunding():
@@ -539,6 +629,10 @@ class Node:
         # Until its last channel is over on the chain, it may be its own helper that tells us so.
         if all(each.phase is Phase.CLOSED for each in self.money.channels() if each.peer == peer):
             self.guards.lost(peer)
+            self._guards_changed()
+
+    def _said(self, record: NodeRecord) -> None:
+        if self.guards.said(record):
             self._guards_changed()
 
     def _guards_changed(self) -> None:

@@ -10,7 +10,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 import trio
 
-from protocols.channel.events import CloseRequested, OpenRequested
+from bootstrap.relays import roles_of
+from protocols.channel.events import CloseRequested, OpenRequested, Refusal
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, balances, is_usable, receivable, spendable
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from protocols.payment.events import PayPhase
@@ -20,7 +21,7 @@ from rrnode import audit
 from rrnode.chain.base import Miner, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
-from rrnode.control.convert import bounty_info, payment_info, promise_info, trace_note
+from rrnode.control.convert import bounty_info, mailbox_info, payment_info, promise_info, trace_note
 from rrnode.control.text import parse_payment_hash, parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
@@ -36,16 +37,10 @@ OPEN_WITHIN = 60.0  # seconds for a neighbour and our wallet to agree on a chann
 PUBLISHED_WITHIN = 5.0
 PUBLISHED_EVERY = 0.02
 BOUNTIES_SHOWN = 200  # the newest; all are on disk
-_SWITCHES = ("route", "chain", "watch", "mailbox")
 
 
-def switch_names(switches: int) -> tuple[str, ...]:
-    """The roles behind the bits of `Hello.switches`."""
-    return tuple(name for bit, name in enumerate(_SWITCHES) if switches >> bit & 1)
-
-
-def channel_info(channel: Channel, warning: str = "") -> m.ChannelInfo:
-    """A channel as its owner sees it."""
+def channel_info(channel: Channel, waits: Refusal | None = None, warning: str = "") -> m.ChannelInfo:
+    """A channel as its owner sees it. `waits`: why it waits for its watchers; `warning`: why it is in danger."""
     held = balances(channel)
     usable = is_usable(channel)
     their_reserve = channel.our_terms.reserve
@@ -75,12 +70,12 @@ def channel_info(channel: Channel, warning: str = "") -> m.ChannelInfo:
             if channel.close is not None and channel.close.transaction
             else ""
         ),
-        note=channel_note(channel),
+        note=channel_note(channel, waits),
         warning=warning,
     )
 
 
-def channel_note(channel: Channel) -> str:
+def channel_note(channel: Channel, waits: Refusal | None = None) -> str:
     """What a channel waits for, or why it failed."""
     if channel.failure:
         return channel.failure
@@ -90,6 +85,8 @@ def channel_note(channel: Channel) -> str:
         if not channel.deep:
             return "the funding transaction lost confirmations in a reorganisation"
         return "re-establishing"
+    if waits is not None and channel.phase is Phase.OPEN:
+        return f"takes on nothing new: {waits.value}"
     return "" if channel.phase is Phase.OPEN else channel.phase.value
 
 
@@ -119,7 +116,7 @@ class Owner:
             network=settings.node.network,
             peer_id=peer_text(node.us),
             operator=settings.node.operator,
-            switches=switch_names(settings.switches),
+            switches=roles_of(settings.switches),
             listening=node.host.addresses(),
             data_dir=str(settings.data_dir),
             pid=os.getpid(),
@@ -172,17 +169,20 @@ class Owner:
         found = []
         for peer in sorted({*connected, *kept, *count}):
             link, keep = connected.get(peer), kept.get(peer)
-            problem = ""
+            problem = node.subscribed.refusals.get(peer, "")
             if link is None:
                 problem = keep.last_error or "" if keep is not None else "not dialled: connect to it, or it dials us"
+            address = keep.addresses[0].text if keep is not None and keep.addresses else ""
+            if link is not None and (link.inbound or not address):
+                address = link.address
             found.append(
                 m.PeerInfo(
                     peer_id=peer_text(peer),
                     connected=link is not None,
                     inbound=link.inbound if link else False,
-                    address=keep.addresses[0].text if keep is not None and keep.addresses else "",
+                    address=address,
                     agent=link.agent if link else "",
-                    switches=switch_names(link.switches) if link else (),
+                    switches=roles_of(link.switches) if link else (),
                     kept=keep is not None,
                     channels=count.get(peer, 0),
                     problem=problem,
@@ -192,21 +192,10 @@ class Owner:
 
     async def helpers(self) -> tuple[m.HelperInfo, ...]:
         """The helpers that tell us the chain."""
+        alike = m.HelperInfo.model_fields.keys() - {"peer_id", "problem"}
         return tuple(
             m.HelperInfo(
-                peer_id=peer_text(each.peer),
-                connected=each.connected,
-                height=each.height,
-                lag=each.lag,
-                answers=each.answers,
-                silences=each.silences,
-                refusals=each.refusals,
-                disagreements=each.disagreements,
-                last_disagreement=each.last_disagreement,
-                lies=each.lies,
-                last_lie=each.last_lie,
-                problem=each.trouble,
-                related=each.related,
+                peer_id=peer_text(each.peer), problem=each.trouble, **{name: getattr(each, name) for name in alike}
             )
             for each in self._node.backend.helpers()
         )
@@ -244,10 +233,10 @@ class Owner:
 
     async def channels(self) -> tuple[m.ChannelInfo, ...]:
         """Every channel."""
-        unwatched = self._node.guards.unwatched
+        unwatched, money = self._node.guards.unwatched, self._node.money
         return tuple(
-            channel_info(channel, unwatched(channel.peer) if lives(channel) else "")
-            for channel in self._node.money.channels()
+            channel_info(channel, money.covering(channel.channel_id), unwatched(channel.peer) if lives(channel) else "")
+            for channel in money.channels()
         )
 
     async def channel_open(self, peer: str, capacity_sat: int, push_msat: int) -> m.ChannelInfo:
@@ -368,16 +357,50 @@ class Owner:
         """Start a payment."""
         return await self._node.paying.pay(order)
 
+    async def pay_by_hand(self, order: m.PayOrder) -> m.HandedOver:
+        """Start a payment whose payee its owner tells."""
+        payment, text = await self._node.paying.pay_by_hand(order)
+        return m.HandedOver(payment_hash=payment.payment_hash.hex(), text=text, expires_unix=payment.expiry)
+
+    async def give_up(self, payment_hash: PaymentHash) -> None:
+        """End a payment of which nothing is locked."""
+        await self._node.paying.give_up(payment_hash)
+
+    async def receive(self, text: str) -> m.Handed:
+        """Ask for offers for what a payer handed over."""
+        found = await self._node.receiving.receive(text)
+        return m.Handed(
+            payment_hash=found.promise.payment_hash.hex(),
+            amount_msat=found.init.amount.msat,
+            memo=found.promise.memo,
+            expires_unix=min(found.init.expiry, found.promise.expiry),
+        )
+
+    async def mail(self) -> m.MailInfo:
+        """Mailboxes, ours and others'."""
+        node = self._node
+        emptied = node.collector.emptied
+        ours = {peer for peer in node.initializations.standing if node.collector.keeps(peer)} | emptied.keys()
+        kept = node.initializations.mailbox
+        return m.MailInfo(
+            mailboxes=tuple(mailbox_info(peer, emptied.get(peer)) for peer in sorted(ours)),
+            missed=tuple(reversed(node.receiving.missed)),
+            kept_here=kept.waiting if kept is not None else None,
+        )
+
     async def payment(self, payment_hash: PaymentHash) -> m.PaymentInfo:
         """One payment that we make."""
         found = self._node.money.payment(payment_hash)
         if found is None:
             raise NotThere("no payment with this hash was made here", "see: rrnode payments")
-        return payment_info(found)
+        return payment_info(found, self._node.paying.delivery(payment_hash))
 
     async def payments(self) -> tuple[m.PaymentInfo, ...]:
         """Payments that we make, newest first."""
-        return tuple(payment_info(each) for each in reversed(self._node.money.payments()))
+        paying = self._node.paying
+        return tuple(
+            payment_info(each, paying.delivery(each.payment_hash)) for each in reversed(self._node.money.payments())
+        )
 
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         """Payments that we take, newest first."""

@@ -14,20 +14,22 @@ import trio
 from rrnode.chain.configured import backend_of
 from rrnode.config import Settings
 from rrnode.control.server import serve_control
+from rrnode.errors import UserError
 from rrnode.guard import Keeper
 from rrnode.host.base import Host, HostConfig
 from rrnode.host.libp2p import LibP2PHost
 from rrnode.keys import KeyTree, SeedFile
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
+from rrnode.recording import Recorder
 from rrnode.storage import Store
-from rrnode.storage.remedies import RemedyStore
-from rrnode.version import VERSION
+from rrnode.storage.mails import MailLimits, MailStore
+from rrnode.storage.remedies import Quotas, RemedyStore
+from rrnode.version import AGENT
 from rrnode.wallet import Wallet
 
 log = structlog.get_logger(__name__)
 
-AGENT = f"rrnode/{VERSION}"
 SWITCH_INTERVAL = (
     0.0005  # seconds that a busy event loop makes each statement of a commit wait; Python's default is 5 ms
 )
@@ -63,8 +65,35 @@ def remedies_of(settings: Settings, keys: KeyTree) -> RemedyStore | None:
         settings.watch_storage_url,
         node_id=keys.node_id(),
         network=settings.node.network,
-        most_bytes=settings.watch.total_bytes,
-        most_per_client=settings.watch.client_bytes,
+        quotas=Quotas(
+            total=settings.watch.total_bytes,
+            client=settings.watch.client_bytes,
+            network=settings.watch.network_bytes,
+            free=settings.watch.free_bytes,
+        ),
+        directory=settings.data_dir if settings.watch_storage_url.startswith("sqlite:") else None,
+    )
+
+
+def recorder_of(settings: Settings) -> Recorder | None:
+    """What records both engines; None when it is off. Raises UserError."""
+    megabytes = settings.node.record_mb
+    if not megabytes:
+        return None
+    try:
+        return Recorder.open(settings.data_dir, megabytes=megabytes, network=settings.node.network, now=time.time())
+    except OSError as error:
+        raise UserError(f"the recording cannot be written: {error}", "set node.record_mb to 0, or make room") from None
+
+
+def mails_of(settings: Settings, keys: KeyTree) -> MailStore | None:
+    """What a mailbox keeps for others; None when this node has none. Raises StorageFailed."""
+    if not settings.roles.mailbox:
+        return None
+    mailbox = settings.mailbox
+    limits = MailLimits(seconds=mailbox.keep_days * 86_400, per_payee=mailbox.client_mails, total=mailbox.total_mails)
+    return MailStore.open(
+        settings.mail_storage_url, node_id=keys.node_id(), network=settings.node.network, limits=limits
     )
 
 
@@ -83,9 +112,13 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
     keys = KeyTree(seed.read(), settings.network)
     store = Store.open(settings.storage_url, node_id=keys.node_id(), network=settings.node.network)
     remedies: RemedyStore | None = None
+    mails: MailStore | None = None
+    recorder: Recorder | None = None
     try:
         host = host_of(settings, keys)
         remedies = remedies_of(settings, keys)
+        mails = mails_of(settings, keys)
+        recorder = recorder_of(settings)
         parts = Parts(
             settings=settings,
             keys=keys,
@@ -97,6 +130,8 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
             clock=time.time,
             keeper=(keeper := Keeper(settings)),
             remedies=remedies,
+            recorder=recorder,
+            mails=mails,
         )
         node = Node(parts)
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -118,6 +153,7 @@ async def run(settings: Settings, *, ready: Callable[[], None] | None = None) ->
                     await trio.to_thread.run_sync(keeper.end)
                 nursery.cancel_scope.cancel()
     finally:
-        if remedies is not None:
-            remedies.close()
+        for others in (remedies, mails, recorder):
+            if others is not None:
+                others.close()
         store.close()

@@ -17,7 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import platformdirs
+from rrnode.demo import core
+from rrnode.demo.core import cache_dir
+from rrnode.errors import UserError
 
 DISTRIBUTION = "py-bitcoinkernel"
 HOW_TO_GET_ONE = "no bitcoind: set $BITCOIND, put one on the PATH, or run `make bitcoind` (builds Bitcoin Core once)"
@@ -57,26 +59,12 @@ class BuildFailed(Exception):
     """The build cannot go on; the message says what to do."""
 
 
-def cache_dir() -> Path:
-    """Where builds are kept: the user's cache directory, never this tree."""
-    return Path(platformdirs.user_cache_dir("rrnode"))
-
-
 def find_bitcoind() -> Path | None:
-    """The bitcoind to use: `$BITCOIND`, else the one on the PATH, else the newest built by this tool.
-
-    Raises:
-        BuildFailed: `$BITCOIND` is set to something that is no program.
-    """
-    if named := os.environ.get("BITCOIND"):
-        found = shutil.which(named)
-        if found is None:
-            raise BuildFailed(f"$BITCOIND is {named!r}, which is no program that can be run")
-        return Path(found)
-    if on_path := shutil.which("bitcoind"):
-        return Path(on_path)
-    built = [path for path in cache_dir().glob("bitcoin-core-*/bitcoind") if os.access(path, os.X_OK)]
-    return max(built, key=lambda path: path.stat().st_mtime, default=None)
+    """The bitcoind to use, None when there is none. Raises BuildFailed when `$BITCOIND` is set to no program."""
+    try:
+        return core.find_bitcoind(cache_dir())
+    except UserError as error:
+        raise BuildFailed(str(error)) from None
 
 
 def missing_packages() -> tuple[str, ...]:

@@ -399,6 +399,8 @@ class Refusal(Enum):
     EXPIRES_TOO_FAR = "the HTLC would expire too far in the future"
     DUPLICATE_HASH = "an HTLC with this hash is live on this channel already"
     DUST_EXPOSURE = "too much would be held in amounts too small for the chain"
+    NOT_COVERED_YET = "the watchers do not hold the channel's newest revoked state yet"
+    UNCOVERED = "fewer watchers than watch.quorum asks for hold the channel's newest revoked state; see: rrnode cover"
     NO_CHAIN_RESERVE = "there are not enough confirmed coins to resolve it on the chain, should that be needed"
 
 

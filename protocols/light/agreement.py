@@ -6,7 +6,7 @@ that answered is enough. Source: DESIGN 8.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
 
 from protocols.ids import PeerId
@@ -95,11 +95,6 @@ class HelperStatus:
         """Whether an honest helper in this place would tell us now what happens."""
         return self.connected and not self.trouble and not self.lies and (self.lag or 0) <= LAG_ALLOWED
 
-    @property
-    def is_fine(self) -> bool:
-        """Whether nothing about it needs a person's attention now."""
-        return self.looks_out and not self.related
-
 
 @dataclass(slots=True)
 class Standing:
@@ -131,9 +126,4 @@ class Standing:
     def status(self, best: BlockHeight) -> HelperStatus:
         """As it is now, against the best chain that we know."""
         lag = None if self.height is None else max(0, best - self.height)
-        return HelperStatus(
-            peer=self.peer, connected=self.connected, height=self.height, lag=lag, answers=self.answers,
-            silences=self.silences, refusals=self.refusals, disagreements=self.disagreements,
-            last_disagreement=self.last_disagreement, lies=self.lies, last_lie=self.last_lie, trouble=self.trouble,
-            related=self.related,
-        )  # fmt: skip
+        return HelperStatus(lag=lag, **{each.name: getattr(self, each.name) for each in fields(self)})

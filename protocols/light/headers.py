@@ -62,6 +62,12 @@ def parse_header(raw: bytes) -> Header:
     return Header(bytes(raw), digest, previous, merkle_root, UnixTime(time), bits)
 
 
+def reaches_its_target(header: Header, rules: PowRules) -> bool:
+    """Whether it has the work that it states itself, and no less than the network's least."""
+    target = target_of(header.bits)
+    return target is not None and target <= rules.limit and int.from_bytes(header.hash, "little") <= target
+
+
 def split_headers(raw: bytes) -> tuple[bytes, ...]:
     """A run of headers, one after the other. Raises DecodeError when its length is no multiple of 80."""
     if len(raw) % HEADER_SIZE:
@@ -148,6 +154,11 @@ class HeaderChain:
         """The best chain's block at this height; None above the tip and below the checkpoint."""
         return self._tip if height == self.height else self._run.at(height)
 
+    def find(self, height: int, block_hash: bytes) -> Header | None:
+        """The best chain's block at this height, if it is this one."""
+        there = self.at(height)
+        return there if there is not None and there.hash == block_hash else None
+
     def facts_at(self, height: int) -> Parent | None:
         """Time and difficulty of the best chain's block at this height; None where `at` gives None."""
         return self._run.facts(height)
@@ -164,6 +175,10 @@ class HeaderChain:
                 return BlockHeight(self.base + number - 1)
             end = found + len(block_hash) - 1
         return None
+
+    def raw_above(self, height: int) -> bytes:
+        """The best chain's headers above this height, one after the other."""
+        return bytes(self._run.raw[max(0, height + 1 - self.base) * HEADER_SIZE :])
 
     def locator(self) -> tuple[bytes, ...]:
         """Hashes from the tip down, ever farther apart, the checkpoint last: where a helper finds the fork."""
@@ -230,8 +245,7 @@ class Branch:
 
     def check_stands(self) -> None:
         """Raises StaleBranch when the best chain does not hold its parent any more."""
-        there = self._chain.at(self.fork)
-        if there is None or there.hash != self._parent.hash:
+        if self._chain.find(self.fork, self._parent.hash) is None:
             raise StaleBranch
 
     def rebase(self) -> None:
@@ -271,8 +285,7 @@ class Branch:
         if required != header.bits:
             wanted = "unknown" if required is None else f"{required:08x}"
             raise InvalidHeader(f"header {height} states the difficulty {header.bits:08x}, {wanted} wanted")
-        target = target_of(header.bits)
-        if target is None or target > rules.limit or int.from_bytes(header.hash, "little") > target:
+        if not reaches_its_target(header, rules):
             raise InvalidHeader(f"header {height} has too little work")
         times = [each.time for n in range(1, _MEDIAN_SPAN + 1) if (each := self._before(height - n)) is not None]
         # Within ten blocks of a checkpoint the median depends on blocks that are not known; at block 0 there are none.

@@ -45,6 +45,15 @@ def branch_of(tree: Sequence[Sequence[bytes]], index: int) -> tuple[bytes, ...]:
     return tuple(branch)
 
 
+def root_of(leaf: bytes, index: int, branch: Sequence[bytes]) -> bytes:
+    """Where a branch leads from a leaf at this place."""
+    node = leaf
+    for sibling in branch:
+        node = _pair(sibling, node) if index & 1 else _pair(node, sibling)
+        index >>= 1
+    return node
+
+
 def proves(txid: Txid, base_size: int, index: int, branch: Sequence[bytes], merkle_root: bytes) -> bool:
     """Whether a branch shows that a transaction is at this place of the block with this root.
 

@@ -4,7 +4,7 @@ Source: DESIGN 6; `protocols.channel.engine` says which event belongs to which c
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Protocol
 
 from protocols.channel import engine as bolt2
@@ -59,7 +59,11 @@ class ChannelRules(Protocol):
 
 
 class Book:
-    """Owns the channels. Applies events to them, one channel at a time, and keeps the indexes true."""
+    """Owns the channels. Applies events to them, one channel at a time, and keeps the indexes true.
+
+    Args:
+        late: channels that take on nothing new (`protocols.payment.cover`).
+    """
 
     def __init__(
         self,
@@ -69,8 +73,10 @@ class Book:
         config: EngineConfig,
         channels: Iterable[Channel],
         rules: ChannelRules | None = None,
+        late: Set[ChannelId] = frozenset(),
     ) -> None:
         self._rules: ChannelRules = rules or bolt2
+        self._late = late
         self._asset, self._keys, self._config = asset, keys, config
         self._channels: dict[ChannelId, Channel] = {}
         self._by_peer: dict[PeerId, dict[ChannelId, None]] = {}
@@ -114,20 +120,32 @@ class Book:
 
     def most(self, asset: AssetId, *, ours: bool) -> Msat:
         """The largest HTLC that any channel could offer (ours) or be offered now."""
-        rooms = [spendable(c) if ours else receivable(c) for c in self if c.asset == asset]
+        rooms = [spendable(c) if ours else receivable(c) for c in self if c.asset == asset and self._carries(c)]
         return self._bounded(max(rooms, default=Msat(0)))
 
     def liquidity(self, peer: PeerId) -> tuple[Liquidity, ...]:
         """The largest HTLC each way per asset, for channels that are usable now."""
         best: dict[AssetId, tuple[Msat, Msat]] = {}
         for channel in self.of_peer(peer):
-            if is_usable(channel):
+            if is_usable(channel) and self._carries(channel):
                 ours, theirs = best.get(channel.asset, (Msat(0), Msat(0)))
                 best[channel.asset] = max(ours, spendable(channel)), max(theirs, receivable(channel))
         return tuple(
             Liquidity(asset=asset, ours=self._bounded(ours), theirs=self._bounded(theirs))
             for asset, (ours, theirs) in best.items()
         )
+
+    def _carries(self, channel: Channel) -> bool:
+        return channel.channel_id not in self._late
+
+    def all_late(self, asset: AssetId) -> bool:
+        """Whether no usable channel carries anything, since each waits for its watchers."""
+        return not any(self._carries(each) for each in self if each.asset == asset and is_usable(each))
+
+    def lateness_changed(self, channel_id: ChannelId) -> None:
+        """A channel came to be late, or is so no more: its neighbour is told what it can carry."""
+        if (channel := self._channels.get(channel_id)) is not None:
+            self._touched[channel.peer] = None
 
     def news(self) -> list[tuple[PeerId, tuple[Liquidity, ...]]]:
         """Neighbours whose liquidity is not what was told last."""

@@ -68,17 +68,21 @@ class Carrying:
             self._give_up(forward, FailureCode.CHANNEL_CLOSING, facts)
             return
         fit = forwarder.carry(forward, channel.asset, offers, policy=policy, tip=facts.tip, now=facts.now)
-        failure = fit.failure
+        failure, waits = fit.failure, False
         for offer in fit.offers if len(forward.tried) < policy.max_tries else ():
             answer = self._desk.offer_to(offer, CARRY, forward.payment_hash, fit.expiry, facts)
             if isinstance(answer, Refusal):
                 failure = FailureCode.DOWNSTREAM_FAILED if forward.tried else FailureCode.NODE_BUSY
+                waits = waits or answer is Refusal.NOT_COVERED_YET
                 continue
             forward = replace(forward, outgoing=answer, outgoing_amount=offer.amount.msat, downstream=offer.neighbour)
             self._desk.ledger.keep_forward(forward)
             self._desk.out.append(StoreForward(forward=forward))
             return
-        self._give_up(forward, failure, facts)
+        if waits:
+            self._desk.cover.ask_again(forward.incoming)
+        else:
+            self._give_up(forward, failure, facts)
 
     def _give_up(self, forward: Forward, code: FailureCode, facts: Facts) -> None:
         """Fail the incoming HTLC back; nothing of ours is locked for it."""
@@ -113,6 +117,12 @@ class Carrying:
             self._give_up(forward, FailureCode.CHANNEL_CLOSING, facts)
         else:
             self._ask_for(forward, channel.asset)
+
+    def look_again(self, incoming: HtlcRef, facts: Facts) -> None:
+        """Watchers hold more now, or are late: what found only channels that wait for them is tried once more."""
+        forward = self._desk.ledger.forwards.get(incoming)
+        if forward is not None and forward.outgoing is None and forward.preimage is None:
+            self._look_again(forward, facts)
 
     def paid(self, forward: Forward, told: HtlcFulfilled, facts: Facts) -> None:
         """The preimage came back: to disk first, then claim with it upstream."""

@@ -25,6 +25,8 @@ class EngineConfig:
     max_opening_per_peer: of these, channels that a peer opens and has not got confirmed: they cost it nothing yet.
     max_payments: payments of ours under way at once.
     max_promises: payments that we wait for at once; strangers' initializations make promises, too.
+    needs_cover: a channel takes on nothing new before enough watchers hold what its neighbour revoked (DESIGN 7).
+    cover_patience: seconds that an HTLC or a payment waits for that; a watcher may take as long over one answer.
     history: ended payments and promises kept in memory for readers; the disk keeps all.
     """
 
@@ -40,6 +42,8 @@ class EngineConfig:
     max_opening_per_peer: int = 4
     max_payments: int = 1000
     max_promises: int = 10_000
+    needs_cover: bool = False
+    cover_patience: int = 60
     history: int = 1000
 
     def __post_init__(self) -> None:

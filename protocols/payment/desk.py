@@ -14,12 +14,14 @@ from protocols.channel.events import (
     OfferHtlc,
     Refusal,
     SettleHtlc,
+    StoreRevoked,
 )
 from protocols.errors import MisuseError
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PaymentHash, Preimage
 from protocols.payment.book import Book
 from protocols.payment.config import EngineConfig
+from protocols.payment.cover import Cover
 from protocols.payment.events import HtlcRef, PaymentEffect
 from protocols.payment.ledger import Ledger
 from protocols.routing.events import KeptOffer
@@ -42,12 +44,13 @@ class Desk:
         self,
         *,
         book: Book,
+        cover: Cover,
         ledger: Ledger,
         config: EngineConfig,
         upward: Callable[[Upward, Facts], None],
         left: Callable[[ChannelId], None],
     ) -> None:
-        self.book, self.ledger, self.config = book, ledger, config
+        self.book, self.cover, self.ledger, self.config = book, cover, ledger, config
         self._upward, self._left = upward, left
         self.out: list[Effect] = []
 
@@ -74,15 +77,21 @@ class Desk:
                     self._upward(effect, facts)
                 case HtlcOffered() | HtlcRefused():
                     raise MisuseError("an answer to an HTLC that was not offered here")
+                case StoreRevoked(channel_id=channel_id):
+                    self.cover.behind(channel_id, facts.now)
+                    self.out.append(effect)
                 case _:
                     self.out.append(effect)
 
     def offer_to(
         self, kept: KeptOffer, reference: bytes, payment_hash: PaymentHash, expiry: BlockHeight, facts: Facts
     ) -> HtlcRef | Refusal:
-        """Lock an HTLC to the neighbour who made this offer, over whichever channel takes it."""
-        refusal = Refusal.NOT_OPEN
+        """Lock an HTLC to the neighbour who made this offer, over whichever channel takes it. `NOT_COVERED_YET`: one may soon."""
+        refusal, waits = Refusal.NOT_OPEN, False
         for channel in self.book.carriers(kept.neighbour, kept.amount.asset, kept.amount.msat):
+            if uncovered := self.cover.refusal(channel):
+                refusal, waits = uncovered, waits or uncovered is Refusal.NOT_COVERED_YET
+                continue
             if not self.book.may_offer(channel, kept.amount.msat, expiry):
                 refusal = Refusal.NO_CHAIN_RESERVE
                 continue
@@ -97,7 +106,7 @@ class Desk:
             if isinstance(answer, HtlcRef):
                 return answer
             refusal = answer
-        return refusal
+        return Refusal.NOT_COVERED_YET if waits else refusal
 
     def _offer(self, offer: OfferHtlc, facts: Facts) -> HtlcRef | Refusal:
         answer: HtlcRef | Refusal | None = None

@@ -9,14 +9,24 @@ one batch (`FindOffers` is answered within it), so a crash can fall between two 
 from typing import assert_never
 
 from protocols.channel.engine import KeyRing
-from protocols.channel.events import ChannelEvent, Flush, HtlcFailed, HtlcFulfilled, HtlcReceived, MessageReceived
-from protocols.channel.state import Channel
+from protocols.channel.events import (
+    Alarm,
+    ChannelEvent,
+    Flush,
+    HtlcFailed,
+    HtlcFulfilled,
+    HtlcReceived,
+    MessageReceived,
+    Refusal,
+)
+from protocols.channel.state import Channel, Phase
 from protocols.errors import MisuseError
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PaymentHash, PeerId
 from protocols.payment.book import Book, ChannelRules
 from protocols.payment.carrying import Carrying
 from protocols.payment.config import EngineConfig
+from protocols.payment.cover import Cover
 from protocols.payment.desk import Desk, Effect, Upward
 from protocols.payment.events import (
     ChainReserveChanged,
@@ -31,6 +41,7 @@ from protocols.payment.events import (
     PayRequested,
     Promise,
     PromiseMade,
+    RemediesHeld,
     Snapshot,
 )
 from protocols.payment.ledger import Ledger
@@ -70,10 +81,18 @@ class Engine:
         snapshot = snapshot or Snapshot()
         self.us, self.asset = us, asset
         self.config = config or EngineConfig()
-        self._book = Book(asset=asset, keys=keys, config=self.config, channels=snapshot.channels, rules=rules)
+        self._cover = Cover(needed=self.config.needs_cover, patience=self.config.cover_patience)
+        self._book = Book(
+            asset=asset, keys=keys, config=self.config, channels=snapshot.channels, rules=rules, late=self._cover.late
+        )
         self._ledger = Ledger(snapshot, history=self.config.history)
         self._desk = Desk(
-            book=self._book, ledger=self._ledger, config=self.config, upward=self._told, left=self._htlcs_left
+            book=self._book,
+            cover=self._cover,
+            ledger=self._ledger,
+            config=self.config,
+            upward=self._told,
+            left=self._htlcs_left,
         )
         self._paying, self._carrying, self._taking = Paying(self._desk, us), Carrying(self._desk), Taking(self._desk)
 
@@ -146,7 +165,11 @@ class Engine:
                 self._offers(event, facts)
             case ChainReserveChanged(confirmed_sat=confirmed, coins=coins):
                 self._book.reserve_is(confirmed, coins)
+            case RemediesHeld():
+                self._remedies_held(event, facts)
             case _:
+                if isinstance(event, Flush):
+                    self._give_up_late(facts)  # before it: what is failed here is signed with the rest
                 for channel_id in self._book.targets(event):
                     self._desk.step(channel_id, event, facts)
         if isinstance(event, Flush):
@@ -158,6 +181,8 @@ class Engine:
         """Once, after loading and before any event: what the state on disk still owes the world."""
         out = self._desk.begin()
         for channel in self.channels():
+            if channel.their_secrets.count:
+                self._cover.behind(channel.channel_id, facts.now)
             self._desk.unfold(self._book.resume(channel.channel_id, facts), facts)
         for forward in self.forwards():
             self._carrying.resume(forward, facts)
@@ -197,17 +222,29 @@ class Engine:
         forward = self._ledger.forwards.get(incoming)
         if forward is not None:  # told again, after a restart or reconnect
             self._carrying.resume(forward, facts)
-        elif (code := self._take_or_carry(htlc, incoming, facts)) is not None:
+        else:
+            self._decide(htlc, incoming, facts)
+
+    def _decide(self, htlc: HtlcReceived, incoming: HtlcRef, facts: Facts, *, waited: bool = False) -> None:
+        code = self._take_or_carry(htlc, incoming, facts, waited=waited)
+        if code is not None:
             self._desk.fail_back(incoming, code, facts)
 
-    def _take_or_carry(self, htlc: HtlcReceived, incoming: HtlcRef, facts: Facts) -> FailureCode | None:
-        """Whose it is: ours to claim, ours to carry on, or neither."""
+    def _take_or_carry(
+        self, htlc: HtlcReceived, incoming: HtlcRef, facts: Facts, *, waited: bool
+    ) -> FailureCode | None:
+        """Whose it is: ours to claim, ours to carry on, or neither. `waited`: watchers hold what they must for it."""
         channel = self._book.get(htlc.channel_id)
         if channel is None:
             raise MisuseError("an HTLC on a channel that is not there")
         promise = self._ledger.promises.get(htlc.payment_hash)
         if promise is not None and promise.claimed_by == incoming:  # told again
             self._desk.settle(incoming, promise.preimage, facts)
+            return None
+        if not waited and (uncovered := self._cover.refusal(channel)):
+            if uncovered is Refusal.UNCOVERED:
+                return FailureCode.NODE_BUSY
+            self._cover.keep(channel, incoming, htlc)
             return None
         if self._ledger.is_live(htlc.payment_hash):
             return FailureCode.DUPLICATE_HASH  # R11
@@ -216,6 +253,44 @@ class Engine:
         if htlc.payment_hash in self._ledger.settled:
             return FailureCode.ALREADY_PAID
         return self._carrying.received(htlc, incoming, channel)
+
+    # --- waiting for watchers ---------------------------------------------------------------------------------------
+
+    def covering(self, channel_id: ChannelId) -> Refusal | None:
+        """Why a channel waits for its watchers; None: it does not."""
+        channel = self._book.get(channel_id)
+        return None if channel is None else self._cover.refusal(channel)
+
+    def _remedies_held(self, told: RemediesHeld, facts: Facts) -> None:
+        channel = self._book.get(told.channel_id)
+        if channel is None:
+            return
+        self._cover.told(channel, told.states, facts.now)
+        self._book.lateness_changed(told.channel_id)
+        self._go_on(told.channel_id, facts)
+
+    def _give_up_late(self, facts: Facts) -> None:
+        """What waits in vain is refused, so that those whose money is locked for it get it back."""
+        for channel_id in self._cover.overdue(facts.now):
+            channel = self._book.get(channel_id)
+            if channel is None or channel.phase is Phase.CLOSED:
+                self._cover.forget(channel_id)
+                continue
+            self._book.lateness_changed(channel_id)
+            text = f"nothing new is taken on: {Refusal.UNCOVERED.value}"
+            self._desk.out.append(Alarm(channel_id=channel_id, text=text))
+            self._go_on(channel_id, facts)
+
+    def _go_on(self, channel_id: ChannelId, facts: Facts) -> None:
+        """Decide what needs to wait no longer."""
+        for incoming, htlc in self._cover.ready(channel_id):
+            if self._desk.holds(incoming):
+                self._decide(htlc, incoming, facts, waited=channel_id not in self._cover.late)
+        for reference in self._cover.asking():
+            if isinstance(reference, HtlcRef):
+                self._carrying.look_again(reference, facts)
+            else:
+                self._paying.look_again(reference)
 
     def _resolved(self, told: HtlcFulfilled | HtlcFailed, facts: Facts) -> None:
         """An HTLC of ours has ended; told a second time, it has no owner any more."""

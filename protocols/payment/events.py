@@ -206,8 +206,17 @@ class ChainReserveChanged:
     coins: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemediesHeld:
+    """How many states of a channel enough watchers hold (DESIGN 7), those numbered below `states`; told when it changes, and
+    at every start. Only where channels wait for it (`EngineConfig.needs_cover`)."""
+
+    channel_id: ChannelId
+    states: int
+
+
 PaymentEvent = (
-    PayRequested | LockRequested | PayAbandoned | PromiseMade | OffersFound | ChainReserveChanged
+    PayRequested | LockRequested | PayAbandoned | PromiseMade | OffersFound | ChainReserveChanged | RemediesHeld
 )  # and protocols.channel.events.ChannelEvent
 
 # --- effects --------------------------------------------------------------------------------------------------------

@@ -45,6 +45,9 @@ def refuse_htlc(
 
 # --- initializations ------------------------------------------------------------------------------------------------
 
+LONGEST_WAIT = 15 * 86_400  # seconds that an initialization may live: a fortnight in a mailbox, and clocks that differ
+LONGEST_PROMISE = 3600  # seconds that we wait for its payment once we ask for offers, so that promises do not pile up
+
 
 class Judgement(Enum):
     """What to do with an initialization that was opened."""
@@ -71,9 +74,9 @@ class BudgetPolicy:
         per_sender: initializations from one sender per `window` seconds.
         total: from all together per `window`.
         window: seconds.
-        nonces: remembered; at least what `total` lets through while an initialization can live.
+        nonces: remembered; at least what `total` lets through while we wait for a payment. Beyond that time the promise
+            itself tells that an initialization was acted on.
         senders: remembered; more are treated as one.
-        longest: seconds that an initialization may ask us to wait.
     """
 
     per_sender: int = 10
@@ -81,7 +84,6 @@ class BudgetPolicy:
     window: int = 60
     nonces: int = 10_000
     senders: int = 1_000
-    longest: int = 3600
 
 
 class Budget:
@@ -128,9 +130,7 @@ def hash_of(init: Initialization) -> PaymentHash:
     return PaymentHash(hashlib.sha256(init.secret).digest())
 
 
-def judge(
-    init: Initialization, promise: Promise | None, *, asset: AssetId, most: int, now: UnixTime, longest: int = 3600
-) -> Verdict:
+def judge(init: Initialization, promise: Promise | None, *, asset: AssetId, most: int, now: UnixTime) -> Verdict:
     """Whether an initialization is one that we could be paid by; ask `Budget.admit` afterwards.
 
     Args:
@@ -140,8 +140,8 @@ def judge(
     """
     if init.expiry <= now:
         return _refused("the payment has expired")
-    if init.expiry > now + longest:
-        return _refused(f"the payment would take longer than {longest} seconds")
+    if init.expiry > now + LONGEST_WAIT:
+        return _refused(f"the payment would wait longer than {LONGEST_WAIT // 86_400} days")
     if init.amount.asset != asset:
         return _refused("the payee takes another coin")
     if init.kind is Kind.REQUEST:
@@ -166,8 +166,11 @@ def lock_blocks(config: EngineConfig, entropy: bytes) -> BlockDelta:
     return BlockDelta(config.forward.final_lock + slack(config, entropy, b"payee"))
 
 
-def promise_of(init: Initialization, *, config: EngineConfig, entropy: bytes) -> PromiseMade:
-    """The promise that a *push* initialization asks for, unless there is one already; its secret is the preimage."""
+def promise_of(init: Initialization, *, config: EngineConfig, entropy: bytes, now: UnixTime) -> PromiseMade:
+    """The promise that a *push* initialization asks for, unless there is one already; its secret is the preimage.
+
+    It ends with the initialization, but not later than `LONGEST_PROMISE` from now, whatever that says.
+    """
     if init.kind is not Kind.PUSH:
         raise MisuseError("the promise for a request was made with the request")
     return PromiseMade(
@@ -175,7 +178,7 @@ def promise_of(init: Initialization, *, config: EngineConfig, entropy: bytes) ->
         preimage=Preimage(init.secret),
         kind=Kind.PUSH,
         amount=init.amount,
-        expiry=init.expiry,
+        expiry=UnixTime(min(init.expiry, now + LONGEST_PROMISE)),
         lock_blocks=lock_blocks(config, entropy),
         memo=init.memo,
     )

@@ -212,7 +212,7 @@ def why_nothing(payment: Payment, choice: Choice, refused: Sequence[Refusal]) ->
             "Nothing was paid. Try again later."
         )
     if refused:
-        return f"An offer came, but it could not be locked: {refused[-1].value}. Nothing was paid. Try again later."
+        return could_not_lock(refused[-1])
     if choice.too_dear is not None:
         return above_ceiling(choice.too_dear, payment.ceiling)
     if choice.too_long:
@@ -221,6 +221,11 @@ def why_nothing(payment: Payment, choice: Choice, refused: Sequence[Refusal]) ->
         "What was offered no longer stands: it expired, was withdrawn, or the link to the neighbour that made it was lost. "
         "Nothing was paid. Try again."
     )
+
+
+def could_not_lock(refusal: Refusal) -> str:
+    """The sentence for an offer that no channel of ours takes."""
+    return f"An offer came, but it could not be locked: {refusal.value}. Nothing was paid. Try again later."
 
 
 def failure_words(code: FailureCode) -> str:

@@ -75,7 +75,15 @@ class Paying:
         usable = [is_usable(channel) for channel in book if channel.phase is Phase.OPEN and channel.asset == asset]
         if any(usable) and not book.may_hold(least):
             return book.why_not
+        if any(usable) and book.all_late(asset):
+            return f"Nothing can be paid now: {Refusal.UNCOVERED.value}"
         return payer.too_much(least, most=book.most(asset, ours=True), usable=usable)
+
+    def look_again(self, payment_hash: PaymentHash) -> None:
+        """Watchers hold more now, or are late: a payment that found only channels that wait for them is tried once more."""
+        payment = self._desk.ledger.payments.get(payment_hash)
+        if payment is not None and payment.phase is PayPhase.COLLECTING:
+            self._ask(payment)
 
     def satisfied(self, order: LockRequested) -> None:
         """Stop collecting (R9): ask what stands."""
@@ -99,7 +107,8 @@ class Paying:
         if payment is None:
             self._desk.out.append(RequestRefused(payment_hash=order.payment_hash, reason="There is no such payment."))
         elif payment.phase is PayPhase.COLLECTING:
-            self._end(payment, order.reason, facts)
+            waits = self._desk.cover.is_asking(payment.payment_hash)
+            self._end(payment, payer.could_not_lock(Refusal.NOT_COVERED_YET) if waits else order.reason, facts)
         else:
             reason = f"The payment is {payment.phase.value}: it can no longer be given up."
             self._desk.out.append(RequestRefused(payment_hash=order.payment_hash, reason=reason))
@@ -136,6 +145,9 @@ class Paying:
             return
         if may_try and reference.endswith(_AGAIN) and len(reference) > 32:
             return  # whoever failed may quote anew, and dearer: the payer waits again, and says when it is satisfied
+        if Refusal.NOT_COVERED_YET in refusals:
+            self._desk.cover.ask_again(payment.payment_hash)
+            return
         self._end(payment, payer.why_nothing(payment, choice, refusals), facts)
 
     def came_back(self, payment: Payment, code: FailureCode) -> None:

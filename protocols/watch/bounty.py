@@ -2,7 +2,10 @@
 
 Source: DESIGN 7 ("Form of a claim"), BIP 431. Pairs come first, each with its output in the same place, which is all that their
 signatures fix; then the anchor and coins for fees; the hunter's output is the last. Whoever replaces a claim by paying more
-changes nothing for the victims.
+changes nothing for what the victims are paid, but may change when: inputs and outputs may be added to any claim, so a rival
+can pad one to 10,000 virtual bytes whose fee is high in sum and low per byte. What replaces it must pay more in sum (BIP 125,
+rule 3); above the bounties no hunter can, and the padded one may wait in mempools until the cheat's delay is over. BIP 431
+bounds what the padding must cost the rival and prevents nothing; the victim itself can pay more, with the outputs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +29,7 @@ from protocols.units import FeeRate, Sat, fee_for, weight_to_vbytes
 from protocols.watch.pairs import LOCKTIME, SEQUENCE, Pair
 
 _NO_FLOOR, _ANY_GAIN = Sat(0), Sat(1)
+_ANY_SCRIPT = scripts.p2wsh(b"")  # as large as any that a wallet has
 
 
 class NoClaim(Enum):
@@ -63,7 +67,7 @@ def assemble(
 
     Of several pairs for one output the one with the larger bounty is taken. A pair whose bounty does not pay for its own
     room is left for a cheaper day. One output that somebody else spends first makes the whole claim void: assemble it anew
-    without that one, and claims of different breaches apart where one of them seems made to hold the others up.
+    without that one. Claims apart from each other can only be held up apart.
 
     Args:
         pairs: of confirmed and unspent outputs (`pairs.check`).
@@ -80,6 +84,12 @@ def assemble(
         if claim is not None:
             claims.append(claim)
     return tuple(claims) or NoClaim.FEE_TOO_HIGH
+
+
+def worth(pairs: Iterable[Pair], feerate: FeeRate) -> Sat:
+    """What claims of these pairs, once confirmed, would leave for a hunter; 0 when they do not pay for their own room."""
+    claims = assemble(pairs, _ANY_SCRIPT, feerate)
+    return Sat(0 if isinstance(claims, NoClaim) else sum(claim.reward for claim in claims))
 
 
 def assemble_child(

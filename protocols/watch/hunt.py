@@ -1,23 +1,26 @@
 """A hunter's case: one breach, what is known of it, and what blocks did to its outputs.
 
-Source: DESIGN 7. Only chain facts are in it; what to do follows from them anew, so a reorganisation is nothing special.
+Source: DESIGN 7. Chain facts are in it and what we published; what to do follows from them anew, so a reorganisation is
+nothing special.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
 
 from protocols.errors import DecodeError
 from protocols.ids import Txid
 from protocols.onchain import tx
 from protocols.units import BlockHeight, Sat, UnixTime
-from protocols.watch import pairs, remedy
+from protocols.watch import pairs as signed
+from protocols.watch import remedy
 from protocols.watch.pairs import Pair
 
 PATIENCE = (
     4032  # blocks after which a case is given up of which nobody takes the last output, or whose breach stays away
 )
+MOST_CLAIMS = 1000  # txids kept of one case; what was published before those was replaced long ago by what pays more
+MOST_OUTPUTS = remedy.MAX_HTLCS + 3  # of a commitment: both balances and the anchor; nothing larger is hunted
 
 
 class Outcome(Enum):
@@ -28,6 +31,7 @@ class Outcome(Enum):
     SHARED = "won in part"
     LOST = "lost"
     GONE = "the breach is gone"
+    LEFT = "left for want of room"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,31 +56,30 @@ class Case:
 
     Attributes:
         breach: the whole revoked commitment.
-        remedies: opened ones whose pairs hold, as bytes: they may be withdrawn or dropped meanwhile.
-        script: where our reward goes; a transaction that pays it is ours.
-        opened_at: height when it was opened.
+        pairs: that hold, one per output: remedies may be withdrawn or dropped meanwhile, and checking one takes milliseconds.
+        script: where our reward goes. Rivals know it from our first claim on, so that it is paid proves nothing.
+        opened_at: height when it was opened, or when a reorganisation took the breach back.
         height: of the breach; None while no block holds it.
         taken: outputs that blocks have spent.
+        claims: what we published or were about to, the last ones: what is ours.
         claim, claim_fee: what we published last; empty before.
         closed: everything is buried, or given up.
+        left: closed because others, which pay more, need the room.
     """
 
     txid: Txid
     breach: bytes
-    remedies: tuple[bytes, ...]
+    pairs: tuple[Pair, ...]
     script: bytes
     first_seen: UnixTime
     opened_at: BlockHeight
     height: BlockHeight | None = None
     taken: tuple[Taken, ...] = ()
+    claims: tuple[Txid, ...] = ()
     claim: Txid | None = None
     claim_fee: Sat = Sat(0)
     closed: bool = False
-
-    @property
-    def pairs(self) -> tuple[Pair, ...]:
-        """One per output that has one, the larger bounty where there are several."""
-        return _pairs(self.breach, self.remedies)
+    left: bool = False
 
     @property
     def open_pairs(self) -> tuple[Pair, ...]:
@@ -104,6 +107,8 @@ class Case:
         """How it stands."""
         if not self.closed:
             return Outcome.HUNTING
+        if self.left:
+            return Outcome.LEFT
         if not self.taken:
             return Outcome.GONE
         if not self.lost:
@@ -111,35 +116,36 @@ class Case:
         return Outcome.SHARED if self.lost < len(self.taken) else Outcome.LOST
 
 
-@lru_cache(maxsize=64)
-def _pairs(breach: bytes, remedies: tuple[bytes, ...]) -> tuple[Pair, ...]:
-    best: dict[int, Pair] = {}
-    parsed = tx.parse(breach)
-    for plain in remedies:
-        for pair in pairs.check(remedy.decode(plain), parsed):
-            if pair.index not in best or best[pair.index].bounty < pair.bounty:
-                best[pair.index] = pair
-    return tuple(best[index] for index in sorted(best))
+def offers(breach: tx.Tx, sealed: bytes, best: Mapping[int, Pair]) -> dict[int, Pair]:
+    """The pairs of a sealed remedy that hold and offer more for their output than the best so far; {} for rubbish.
 
-
-def useful(breach: bytes, sealed: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Of what is filed under a transaction's hint, those that open and offer more for one of its outputs than those before.
-
-    Anybody may file anything there: rubbish costs its opening, and what is kept is at most one remedy per output and raise.
+    Anybody may file anything: rubbish costs its opening, and a signature is checked only where it would bring something.
     """
-    best: dict[int, Sat] = {}
-    kept = []
-    parsed = tx.parse(breach)
-    for each in sealed:
-        try:
-            found = remedy.unseal(each, parsed.txid())
-        except DecodeError:
-            continue
-        held = [pair for pair in pairs.check(found, parsed) if pair.bounty > best.get(pair.index, Sat(0))]
-        if held:
-            kept.append(remedy.encode(found))
-            best |= {pair.index: pair.bounty for pair in held}
-    return tuple(kept)
+    try:
+        found = remedy.unseal(sealed, breach.txid())
+    except DecodeError:
+        return {}
+    known = {index: pair.bounty for index, pair in best.items()}
+    return {pair.index: pair for pair in signed.check(found, breach, above=known)}
+
+
+def improved(case: Case, pairs: Iterable[Pair]) -> Case:
+    """With these as well, where they offer more."""
+    best = {pair.index: pair for pair in case.pairs}
+    for pair in pairs:
+        if pair.index not in best or best[pair.index].bounty < pair.bounty:
+            best[pair.index] = pair
+    return replace(case, pairs=tuple(best[index] for index in sorted(best)))
+
+
+def claimed(case: Case, claim: Txid) -> Case:
+    """A claim is about to be published; whether it is taken is not known yet, and after a crash may never be."""
+    return case if claim in case.claims else replace(case, claims=(*case.claims, claim)[-MOST_CLAIMS:])
+
+
+def reopened(case: Case, tip: BlockHeight) -> Case:
+    """A closed one whose breach is seen again. What blocks did to it is told anew from the breach on."""
+    return replace(case, closed=False, left=False, height=None, taken=(), opened_at=tip)
 
 
 def confirmed(case: Case, height: BlockHeight) -> Case:
@@ -152,11 +158,12 @@ def spent(case: Case, by: Txid, prevouts: Iterable[bytes], reward: Sat, height: 
 
     Args:
         prevouts: what that transaction spends, 36 bytes each.
-        reward: what it pays to the case's script.
+        reward: what it pays to the case's script; of no matter when it is not ours, for anybody may pay that.
     """
     wanted = {tx.outpoint(case.txid, pair.index): pair.index for pair in case.pairs}
+    ours = by in case.claims
     taken = tuple(
-        Taken(index=wanted[place], spender=by, height=height, ours=reward > 0, reward=reward)
+        Taken(index=wanted[place], spender=by, height=height, ours=ours, reward=reward if ours else Sat(0))
         for place in prevouts
         if place in wanted
     )
@@ -166,15 +173,16 @@ def spent(case: Case, by: Txid, prevouts: Iterable[bytes], reward: Sat, height: 
 
 def undone(case: Case, fork: BlockHeight) -> Case:
     """Blocks above this height are gone."""
-    return replace(
-        case,
-        height=None if case.height is not None and case.height > fork else case.height,
-        taken=tuple(each for each in case.taken if each.height <= fork),
-    )
+    kept = replace(case, taken=tuple(each for each in case.taken if each.height <= fork))
+    if case.height is None or case.height <= fork:
+        return kept
+    return replace(kept, height=None, opened_at=max(case.opened_at, fork))
 
 
 def settled(case: Case, tip: BlockHeight, depth: int) -> Case:
-    """Closed, when everything is buried under `depth` blocks, or has been waited for in vain."""
+    """Closed, when everything is buried under `depth` blocks, or has been waited for in vain: since the breach was confirmed,
+    for one that lay in mempools long before can be claimed for as long as any other."""
     last = max((each.height for each in case.taken), default=tip)
     buried = not case.open_pairs and tip - last + 1 >= depth
-    return replace(case, closed=True) if buried or tip - case.opened_at > PATIENCE else case
+    since = case.opened_at if case.height is None else case.height
+    return replace(case, closed=True) if buried or tip - since > PATIENCE else case

@@ -5,7 +5,7 @@ Source: DESIGN 7, BIP 143. Whoever sees a revoked commitment published can spend
 Version, locktime and sequence are fixed by each signature, so all pairs of a claim must agree in them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from protocols.channel.records import Kept, RevokedOutput
@@ -21,6 +21,7 @@ from protocols.watch.remedy import BalancePair, HtlcPair, Remedy
 
 SEQUENCE = 0xFFFFFFFD
 LOCKTIME = 0
+_NOTHING: Mapping[int, Sat] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +166,14 @@ def _txid_of(outputs: tuple[RevokedOutput, ...], number: int, params: Commitment
 # --- the hunter's side ------------------------------------------------------------------------------------------------
 
 
-def check(remedy: Remedy, breach: tx.Tx) -> tuple[Pair, ...]:
+def check(remedy: Remedy, breach: tx.Tx, *, above: Mapping[int, Sat] = _NOTHING) -> tuple[Pair, ...]:
     """The pairs of a remedy that this transaction's outputs can be spent with; those that do not hold are left out.
 
     A pair holds when output and script belong together, the signature is the revocation key's, and what the victim is paid
     is neither dust nor more than the output. Costs one signature check (35 us) per output that is really there.
+
+    Args:
+        above: bounties that are to be had already: a pair that offers no more for its output is left out unchecked.
     """
     if not ec.is_point(remedy.revocation_pubkey):
         return ()
@@ -182,16 +186,20 @@ def check(remedy: Remedy, breach: tx.Tx) -> tuple[Pair, ...]:
     for each in remedy.htlcs:
         script = _htlc_script(key, remedy.htlc_keys, each.lock, each.expiry or None)
         candidates.append((each, key, script))
-    return tuple(_held(candidates, txid, breach, remedy))
+    return tuple(_held(candidates, txid, breach, remedy, above))
 
 
 def _held(
-    candidates: list[tuple[BalancePair | HtlcPair, bytes, bytes]], txid: Txid, breach: tx.Tx, remedy: Remedy
+    candidates: list[tuple[BalancePair | HtlcPair, bytes, bytes]],
+    txid: Txid,
+    breach: tx.Tx,
+    remedy: Remedy,
+    above: Mapping[int, Sat],
 ) -> Iterable[Pair]:
     seen = set()
     payout = _p2wpkh(remedy.payout)
     for each, branch, script in candidates:
-        if each.index in seen or each.index >= len(breach.outputs):
+        if each.index in seen or each.index >= len(breach.outputs) or each.bounty <= above.get(each.index, 0):
             continue
         spent = breach.outputs[each.index]
         paid = Sat(spent.value - each.bounty)

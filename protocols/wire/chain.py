@@ -12,7 +12,7 @@ from msgspec import Meta
 from protocols.errors import PeerProtocolError
 from protocols.light.headers import HEADER_SIZE, MAX_LOCATOR
 from protocols.light.merkle import MAX_DEPTH
-from protocols.wire.codec import U8, U32, U63, Bytes32, Codec, Message, Text
+from protocols.wire.codec import U8, U16, U32, U63, Bytes32, Codec, Message, Text
 from protocols.wire.framing import MAX_FRAME
 
 PROTOCOL = "/rr/chain/1"
@@ -23,7 +23,9 @@ MAX_PUBLISHED = 400_000  # bytes: the largest transaction that is relayed
 MAX_MATCHES = 20_000  # transactions; a block holds fewer
 PIECE = 65_000  # bytes of a message in each frame but the last
 REQUEST_PIECES = 13  # a package of two transactions of the largest size
-ANSWER_PIECES = 200  # a whole block of the smallest transactions, each with its branch, is 13 MB
+ANSWER_PIECES = (
+    330  # a block of the smallest transactions, each with two branches, is 21 MB: refused, it could never be read
+)
 
 Outpoint = Annotated[bytes, Meta(min_length=36, max_length=36)]
 Script = Annotated[bytes, Meta(min_length=1, max_length=42)]
@@ -61,6 +63,16 @@ class Proven(Message, frozen=True):
     index: U32
     branch: Annotated[tuple[Bytes32, ...], Meta(max_length=MAX_DEPTH)]
     transaction: TransactionBytes
+
+
+class ProvenWhole(Message, frozen=True):
+    """A transaction whose witnesses are proven, too: `witness_branch` leads to the root that the coinbase commits to (BIP
+    141); none where it commits to nothing."""
+
+    index: U32
+    branch: Annotated[tuple[Bytes32, ...], Meta(max_length=MAX_DEPTH)]
+    transaction: TransactionBytes
+    witness_branch: Annotated[tuple[Bytes32, ...], Meta(max_length=MAX_DEPTH)]
 
 
 class GetHeaders(Message, frozen=True, tag=0):
@@ -135,11 +147,15 @@ class Watching(Message, frozen=True, tag=9):
 
 
 class Matches(Message, frozen=True, tag=10):
-    """Every transaction of the block that concerns the client, in the block's order, and no other."""
+    """Every transaction of the block that concerns the client, in the block's order, and no other.
+
+    Attributes: coinbase: the block's first transaction, when there are any: it commits to their witnesses.
+    """
 
     request: U32
     block_hash: Bytes32
-    transactions: Annotated[tuple[Proven, ...], Meta(max_length=MAX_MATCHES)]
+    coinbase: Annotated[tuple[Proven, ...], Meta(max_length=1)]
+    transactions: Annotated[tuple[ProvenWhole, ...], Meta(max_length=MAX_MATCHES)]
 
 
 class Mempool(Message, frozen=True, tag=11):
@@ -186,8 +202,8 @@ class News(Message, frozen=True, tag=16):
 class Piece(Message, frozen=True, tag=17):
     """A part of a larger message, 1 to `total` in order."""
 
-    number: U8
-    total: U8
+    number: U16
+    total: U16
     data: Annotated[bytes, Meta(min_length=1, max_length=PIECE)]
 
 

@@ -13,6 +13,7 @@ from protocols.wire.routing import MAX_BUNDLE, RoutingMessage
 
 PROTOCOL = "/rr/subscribe/1"
 MAX_FILTERS = 256  # per message
+MAX_PREFIXES = 16  # likewise
 MIN_PREFIX_BITS = 8  # a shorter prefix is the full feed by another name
 
 Hashes = Annotated[tuple[Bytes32, ...], Meta(max_length=MAX_FILTERS)]
@@ -25,7 +26,7 @@ class Prefix(Message, frozen=True):
     value: Annotated[bytes, Meta(min_length=1, max_length=32)]
 
 
-Prefixes = Annotated[tuple[Prefix, ...], Meta(max_length=16)]
+Prefixes = Annotated[tuple[Prefix, ...], Meta(max_length=MAX_PREFIXES)]
 
 
 class Subscribe(Message, frozen=True, tag=0):

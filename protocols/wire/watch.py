@@ -41,8 +41,8 @@ class Terms(Message, frozen=True, tag=0):
 
     Attributes:
         height: of the watcher's best block.
-        most_blocks: how long it keeps a remedy that is not renewed.
-        most_bytes: how much one client may have with it, hints included; 0: it takes nothing from this one.
+        most_blocks: how long it keeps, as it is now, a remedy of this client that is not renewed.
+        most_bytes: how much this client may have with it, as it is on disk; 0: it takes nothing from this one.
         used_bytes: how much this client has with it.
     """
 
@@ -123,7 +123,7 @@ class RefusalCode:
     """Why a request was refused or a stream stopped."""
 
     OVER_QUOTA = 1  # this client's bytes are used up
-    FULL = 2  # the watcher's own room is used up; what it keeps it keeps
+    FULL = 2  # the room for all, for new clients or for a network is used up, or the disk; what it keeps it keeps
     TOO_FAST = 3
     BAD_REQUEST = 4
     NOT_HELD = 5

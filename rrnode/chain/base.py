@@ -7,7 +7,7 @@ what comes as "at least that". Backends are asked, they do not push: `wait_for_c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -57,6 +57,16 @@ class Interests:
             outpoints=self.outpoints | other.outpoints,
             txids=self.txids | other.txids,
             scripts=self.scripts | other.scripts,
+        )
+
+    @classmethod
+    def joined(cls, many: Iterable["Interests"]) -> "Interests":
+        """Those of all of them."""
+        these = tuple(many)
+        return cls(
+            outpoints=frozenset[bytes]().union(*(each.outpoints for each in these)),
+            txids=frozenset[Txid]().union(*(each.txids for each in these)),
+            scripts=frozenset[bytes]().union(*(each.scripts for each in these)),
         )
 
     def but(self, other: "Interests") -> "Interests":
@@ -112,9 +122,12 @@ class ChainBackend(ABC):
     Attributes:
         reread_from: the lowest block of which more is known now than was told, None mostly; whoever follows the chain takes
             back what it was told from there on, reads again, and sets it to None.
+        is_hearsay: whether mempools are known by others' word only. That a transaction of ours is in one is then no reason
+            not to publish it: only a block's proof is.
     """
 
     name: str
+    is_hearsay: bool = False
     reread_from: BlockHeight | None = None
 
     @property
@@ -222,6 +235,10 @@ class WholeChain(ChainBackend):
     @abstractmethod
     async def headers(self, first: BlockHeight, count: int) -> tuple[bytes, ...]:
         """Headers (80 bytes) of the best chain from a height on, fewer at its end."""
+
+    @abstractmethod
+    async def mempool_has(self, txids: Sequence[Txid]) -> frozenset[Txid]:
+        """Which of these are in the mempool now."""
 
     async def parent(self, block_hash: bytes) -> bytes:
         try:

@@ -264,6 +264,10 @@ class BitcoindChain(WholeChain, Miner):
             if not isinstance(entry, RpcFailure) and not isinstance(raw, RpcFailure)
         }
 
+    async def mempool_has(self, txids: Sequence[Txid]) -> frozenset[Txid]:
+        answers = await self._rpc.batch([("getmempoolentry", (txid[::-1].hex(),)) for txid in txids])
+        return frozenset(txid for txid, entry in zip(txids, answers, strict=True) if not isinstance(entry, RpcFailure))
+
     @_sensible
     async def mempool_spenders(self, outpoints: Sequence[bytes]) -> dict[bytes, Txid]:
         found: dict[bytes, Txid] = {}

@@ -119,7 +119,7 @@ class Broadcaster:
     async def _publish(self, order: Publish) -> None:
         """A whole transaction."""
         tx = parse_transaction(order.transaction)
-        if await self._backend.mempool_transaction(tx.txid) is not None:
+        if not self._backend.is_hearsay and await self._backend.mempool_transaction(tx.txid) is not None:
             return
         spent = [await self._out.output(place) for place in tx.prevouts]
         known = [state for state in spent if state is not None]
@@ -149,6 +149,7 @@ class Broadcaster:
         vbytes = need.size(len(coins))
         for current in own.values():
             if not policy.worth_replacing(current.fee, parent.vsize + current.vbytes, wanted, vbytes):
+                await self._out.assert_out(current, order, before=(parent.raw,))
                 return
         change, least = await self._out.change_script(funding), policy.fee(vbytes, policy.floor, need.stake)
         child = bumping.build_child(parent, order.anchor_index, coins, change, wanted, least=least)

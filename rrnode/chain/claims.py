@@ -182,25 +182,30 @@ class Claims:
         vbytes = need.size(len(coins))
         least = policy.fee(vbytes, policy.floor, party.stake)
         rivals = mempool.touching(party.places | {outpoint(coin.txid, coin.index) for coin in coins})
+        order = party.pairs[0].order
         if rivals:
             if self._stands(party, rivals.values(), wanted, vbytes, mempool):
-                mempool.keep(rivals)
+                await self._keep(rivals, mempool, order)
                 return
             outbid = _outbid(rivals.values(), vbytes, policy)
             wanted, least = max(wanted, outbid), max(least, outbid)
         bumped = bumping.add_inputs(bare, coins, await self._out.change_script(party.purpose), wanted, least=least)
-        order = party.pairs[0].order
         if party.is_worth_coins and (bumped is None or bumped.fee < wanted):
             too_poor(order, wanted, coins)
         if bumped is None:
-            mempool.keep(rivals)
+            await self._keep(rivals, mempool, order)
             return
         if await self._out.sign_and_leave(order, bumped, [pair.spent for pair in party.pairs]):
             mempool.replaced(rivals)
             self._joined.add(party.purpose)
             mempool.taken.update(outpoint(coin.txid, coin.index) for coin in bumped.coins)
         else:
-            mempool.keep(rivals)
+            await self._keep(rivals, mempool, order)
+
+    async def _keep(self, standing: dict[Txid, OwnSpend], mempool: "_Mempool", order: PublishWithInputs) -> None:
+        mempool.keep(standing)
+        for each in standing.values():
+            await self._out.assert_out(each, order)
 
     def _stands(
         self, party: Party, rivals: Collection[OwnSpend], wanted: Sat, vbytes: int, mempool: "_Mempool"

@@ -5,6 +5,7 @@ import os
 from protocols.units import FeeRate
 from rrnode.chain.base import ChainBackend
 from rrnode.config import Settings
+from rrnode.datadir import HEADERS_NAME
 from rrnode.host.base import Host
 
 
@@ -17,6 +18,7 @@ def backend_of(settings: Settings, host: Host | None = None) -> ChainBackend:
     """
     chain = settings.chain
     if chain.kind == "remote":
+        from bootstrap.networks import parse_checkpoint
         from rrnode.chain.remote import RemoteChain, RemotePolicy
 
         own = None
@@ -29,7 +31,15 @@ def backend_of(settings: Settings, host: Host | None = None) -> ChainBackend:
             answer_within=chain.answer_seconds,
             feerate_cap=FeeRate(chain.max_feerate * 1000),
         )
-        return RemoteChain(host, chain.helpers, settings.network, policy=policy, own_host=own)
+        return RemoteChain(
+            host,
+            chain.helpers,
+            settings.network,
+            checkpoint=parse_checkpoint(chain.checkpoint, settings.network) if chain.checkpoint else None,
+            policy=policy,
+            headers_file=settings.data_dir / HEADERS_NAME,
+            own_host=own,
+        )
     if chain.kind == "kernel":
         from rrnode.chain.kernel import KernelChain
 

@@ -6,18 +6,19 @@ from protocols.errors import DecodeError, PeerProtocolError
 from protocols.ids import Txid
 from protocols.light.headers import Header
 from protocols.light.merkle import proves
+from protocols.light.witness import binds, commitment_of
 from protocols.units import BlockHeight
-from protocols.wire.chain import Proven
-from rrnode.chain.parse import Output, Tx, outpoint, parse_transaction
-from rrnode.chain.verify import check_input, is_taproot
+from protocols.wire.chain import Matches, Proven, ProvenWhole
+from rrnode.chain.parse import Output, Tx, parse_transaction
+from rrnode.chain.verify import check_input
 
 
 class BadProof(PeerProtocolError):
     """A proof that proves nothing: no honest helper gives one. The message is for people."""
 
 
-def included(proven: Proven, header: Header, height: BlockHeight) -> Tx:
-    """The transaction that a proof shows to be in a block.
+def included(proven: Proven | ProvenWhole, header: Header, height: BlockHeight) -> Tx:
+    """The transaction that a proof shows to be in a block; its witnesses are not proven.
 
     Args:
         header, height: of a block of the best chain.
@@ -34,24 +35,35 @@ def included(proven: Proven, header: Header, height: BlockHeight) -> Tx:
     return tx
 
 
-def signed_for(txs: Iterable[Tx], outputs: Mapping[bytes, Output], height: BlockHeight) -> None:
-    """Check the witnesses of a block's transactions, which their ids and so the proofs do not bind: preimages are in them.
-
-    Args:
-        outputs: some of what they spend, by outpoint; what their own parents among them made is known besides.
+def whole(answer: Matches, header: Header, height: BlockHeight) -> dict[int, Tx]:
+    """The transactions that an answer shows to be in a block, by place, with the witnesses that they have there.
 
     Raises:
-        BadProof: an input that spends one of the outputs may not.
+        BadProof: see `included`; or their witnesses, and so preimages in them, may be others.
     """
-    known = {place: output for place, output in outputs.items() if not is_taproot(output.script)}
-    for tx in txs:  # in the block's order: parents first
-        if (problem := forged_input(tx, known)) is not None:
+    if not answer.transactions:
+        return {}
+    if not answer.coinbase or answer.coinbase[0].index:
+        raise BadProof(f"it showed transactions of block {height} without the one that commits to their witnesses")
+    coinbase = included(answer.coinbase[0], header, height)
+    commitment = commitment_of([output.script for output in coinbase.outputs])
+    found = {}
+    for proven in answer.transactions:
+        tx = found[proven.index] = included(proven, header, height)
+        if not _has_its_witnesses(tx, proven, coinbase, commitment):
             raise BadProof(
-                f"it showed a spend in block {height} that is not signed for: {shown((tx.txid,))}, {problem}"
+                f"it showed transaction {shown((tx.txid,))} in block {height} with witnesses not proven there"
             )
-        for index, output in enumerate(tx.outputs):
-            if not is_taproot(output.script):
-                known[outpoint(tx.txid, index)] = output
+    return found
+
+
+def _has_its_witnesses(tx: Tx, proven: ProvenWhole, coinbase: Tx, commitment: bytes | None) -> bool:
+    if commitment is None:
+        return len(tx.raw) == tx.base_size
+    reserved = coinbase.witnesses[0]
+    if len(reserved) != 1 or len(reserved[0]) != 32 or len(proven.witness_branch) != len(proven.branch):
+        return False
+    return binds(commitment, reserved[0], tx.wtxid, proven.index, proven.witness_branch)
 
 
 def forged_input(tx: Tx, known: Mapping[bytes, Output]) -> str | None:

@@ -11,6 +11,8 @@ from protocols.units import FeeRate, Sat, fee_for
 
 __all__ = ["FeeCoin", "FeePolicy", "FeeWallet"]
 
+UNHURRIED = 144  # blocks within which everything shall confirm, however far its deadline
+
 
 class FeeWallet(Protocol):
     """Confirmed coins for fees. The same coin is never given to two purposes that are both alive."""
@@ -59,9 +61,9 @@ class FeePolicy:
     stake_share: int = 2
     step_percent: int = 10
 
-    def blocks_to_ask_for(self, blocks_left: int) -> int:
-        """Within how many blocks the estimate shall be: early, and never the very last moment."""
-        return min(max(blocks_left // 2, 1), 144)
+    def blocks_to_ask_for(self, blocks_left: int, within: int = UNHURRIED) -> int:
+        """Within how many blocks the estimate shall be: early, never the very last moment, and `within` at the latest."""
+        return min(max(blocks_left // 2, 1), within)
 
     def feerate(self, estimate: FeeRate, blocks_left: int) -> FeeRate:
         """What to pay with so many blocks left until the deadline (0 or less: it is over, and still worth trying).

@@ -34,10 +34,13 @@ class HeaderSync:
         chain: moved here and nowhere else.
         now: our clock, unix seconds.
         changed: called when there is another best block, or a helper has news.
+        adopted: told the block above which the best chain has other headers now.
     """
 
-    def __init__(self, chain: HeaderChain, *, now: Now, changed: Callable[[], None]) -> None:
-        self.chain, self._now, self._changed = chain, now, changed
+    def __init__(
+        self, chain: HeaderChain, *, now: Now, changed: Callable[[], None], adopted: Callable[[BlockHeight], None]
+    ) -> None:
+        self.chain, self._now, self._changed, self._adopted = chain, now, changed, adopted
         self._followed: set[Helper] = set()
         self._in_vain: dict[Helper, int] = {}  # headers checked that brought nothing; outlives a helper's streams
 
@@ -100,13 +103,14 @@ class HeaderSync:
             if branch is None:
                 raise InvalidHeader("headers that follow no block of ours")
         branch.extend(headers, self._now())
-        reorganises = branch.fork < self.chain.height
+        fork, height = branch.fork, self.chain.height
         if self.chain.adopt(branch):
+            self._adopted(fork)
             self._changed()
-            if reorganises:  # who was on the best chain may be on a fork now: they are looked at again
+            if fork < height:  # who was on the best chain may be on a fork now: they are looked at again
                 for helper in self._followed:
                     helper.news.set()
-        elif (there := self.chain.at(branch.height)) is not None and there.hash == branch.last.hash:
+        elif self.chain.find(branch.height, branch.last.hash) is not None:
             branch.rebase()  # another helper brought the same headers meanwhile
         return branch
 

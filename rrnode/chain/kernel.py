@@ -262,6 +262,10 @@ class KernelChain(WholeChain, Miner):
         entry = self.mempool_now.entries.get(txid)
         return entry.tx.raw if entry else None
 
+    async def mempool_has(self, txids: Sequence[Txid]) -> frozenset[Txid]:
+        self._check_open()
+        return frozenset(txid for txid in txids if txid in self.mempool_now.entries)
+
     async def mempool_spenders(self, outpoints: Sequence[bytes]) -> dict[bytes, Txid]:
         self._check_open()
         found = {place: self.mempool_now.spender(place) for place in outpoints}

@@ -14,8 +14,8 @@ from protocols.units import FeeRate, Sat
 from rrnode.chain import bumping
 from rrnode.chain.base import ChainBackend, Verdict
 from rrnode.chain.bumping import Unsigned
-from rrnode.chain.fees import FeeCoin, FeePolicy, FeeWallet
-from rrnode.chain.parse import outpoint, parse_transaction
+from rrnode.chain.fees import UNHURRIED, FeeCoin, FeePolicy, FeeWallet
+from rrnode.chain.parse import Tx, outpoint, parse_transaction
 from rrnode.chain.verify import check_transaction
 
 Order = Publish | PublishWithChild | PublishWithInputs
@@ -40,11 +40,13 @@ log = structlog.get_logger("rrnode.chain")
 
 @dataclass(frozen=True, slots=True)
 class OwnSpend:
-    """A transaction of ours that is in the mempool: what it pays, takes and spends."""
+    """A transaction of ours that is in the mempool: what it pays, takes and spends (outpoints; values and scripts)."""
 
+    raw: bytes
     fee: Sat
     vbytes: int
     prevouts: frozenset[bytes]
+    spent: tuple[tuple[Sat, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +125,30 @@ class Outgoing:
         found = {}
         for txid, raw in (await self.backend.mempool_transactions(list(spenders))).items():
             tx = parse_transaction(raw)
-            spent = [await self.output(place) for place in tx.prevouts]
-            if held.isdisjoint(tx.prevouts) or None in spent:
+            spent = await self._spent_by(tx)
+            if held.isdisjoint(tx.prevouts) or spent is None:
                 continue
-            fee = sum(each[0] for each in spent if each is not None) - sum(each.value for each in tx.outputs)
-            found[txid] = OwnSpend(Sat(fee), tx.vsize, frozenset(tx.prevouts))
+            if self.backend.is_hearsay and check_transaction(raw, spent) is not None:
+                continue  # who tells of it has changed its witnesses: nobody would take it
+            fee = sum(value for value, _ in spent) - sum(each.value for each in tx.outputs)
+            found[txid] = OwnSpend(raw, Sat(fee), tx.vsize, frozenset(tx.prevouts), spent)
         return found
 
-    async def estimate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
-        """The feerate to confirm well before a deadline, or within so many blocks, whichever is sooner."""
-        return await self.backend.feerate(min(self.policy.blocks_to_ask_for(blocks_left), within))
+    async def _spent_by(self, tx: Tx) -> tuple[tuple[Sat, bytes], ...] | None:
+        """Value and script of everything it spends, None when one of them is not known."""
+        spent = []
+        for place in tx.prevouts:
+            output = await self.output(place)
+            if output is None:
+                return None
+            spent.append(output)
+        return tuple(spent)
 
-    async def rate(self, blocks_left: int, *, within: int = 144) -> FeeRate:
+    async def estimate(self, blocks_left: int, *, within: int = UNHURRIED) -> FeeRate:
+        """The feerate to confirm well before a deadline, or within so many blocks, whichever is sooner."""
+        return await self.backend.feerate(self.policy.blocks_to_ask_for(blocks_left, within))
+
+    async def rate(self, blocks_left: int, *, within: int = UNHURRIED) -> FeeRate:
         """What to pay with so many blocks left."""
         return self.policy.feerate(await self.estimate(blocks_left, within=within), blocks_left)
 
@@ -231,6 +245,11 @@ class Outgoing:
         spent = (*first, *((coin.value, coin.script) for coin in unsigned.coins))
         signed = await self._wallet.sign(unsigned.raw, unsigned.coins, spent)
         return await self.leave((*before, signed), spent, order)
+
+    async def assert_out(self, own: OwnSpend, order: Order, *, before: tuple[bytes, ...] = ()) -> None:
+        """What is out already stays as it is; where that is others' word only, they are given it again."""
+        if self.backend.is_hearsay:
+            await self.leave((*before, own.raw), own.spent, order)
 
     async def leave(self, transactions: tuple[bytes, ...], spent: Sequence[tuple[Sat, bytes]], order: Order) -> bool:
         """The last gate: what libbitcoinkernel refuses does not leave. Gives whether it was taken.

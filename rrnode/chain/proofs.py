@@ -1,32 +1,60 @@
 """Facts of a whole chain with their proofs, for clients that hold none (DESIGN 8). Asks the chain, remembers two blocks."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
 
 from protocols.ids import Txid
 from protocols.light.merkle import branch_of, tree_of
+from protocols.light.witness import commitment_of, witness_tree_of
 from protocols.units import BlockHeight
-from protocols.wire.chain import MAX_HEADERS, Proven
+from protocols.wire.chain import MAX_HEADERS, Proven, ProvenWhole
 from rrnode.chain.base import Interests, WholeChain
 from rrnode.chain.parse import Tx, parse_header
 from rrnode.errors import ChainUnavailable
 
 BLOCKS_KEPT = 2  # taken apart, for several clients ask for the same: some 30 MB each on mainnet
 READERS = 2  # blocks read at a time for all clients together, so that the node itself is not held up
-_MANY = 500  # transactions of a block whose tree is built in a thread
+_MANY = 500  # transactions of a block whose trees are built in a thread
 _ASKED_ONE_BY_ONE = 100  # watched transactions; of more, the mempool's ids are asked for first
+
+
+_Tree = tuple[tuple[bytes, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
     transactions: tuple[Tx, ...]
-    tree: tuple[tuple[bytes, ...], ...]
+    tree: _Tree
+    witness_tree: _Tree | None  # None: it commits to no witnesses, and has none
 
     def proven(self, number: int) -> Proven:
         return Proven(number, branch_of(self.tree, number), self.transactions[number].raw)
+
+    def proven_whole(self, number: int) -> ProvenWhole:
+        witnesses = () if self.witness_tree is None else branch_of(self.witness_tree, number)
+        return ProvenWhole(number, branch_of(self.tree, number), self.transactions[number].raw, witnesses)
+
+
+def _block_of(transactions: tuple[Tx, ...]) -> _Block:
+    commitment = commitment_of([output.script for output in transactions[0].outputs])
+    witnesses = None if commitment is None else witness_tree_of([tx.wtxid for tx in transactions])
+    return _Block(transactions, tree_of([tx.txid for tx in transactions]), witnesses)
+
+
+@dataclass(frozen=True, slots=True)
+class MempoolLook:
+    """Which watched transactions the mempool holds, and who spends watched outputs there."""
+
+    present: frozenset[Txid]
+    spenders: Mapping[bytes, Txid]
+
+    def of(self, interests: Interests) -> frozenset[Txid]:
+        """What of it concerns one client."""
+        spending = {self.spenders[place] for place in self.spenders.keys() & interests.outpoints}
+        return (self.present & interests.txids) | spending
 
 
 class Proofs:
@@ -53,12 +81,16 @@ class Proofs:
                 return tip.height, b"".join(headers)
         return None
 
-    async def matches(self, block_hash: bytes, interests: Interests) -> tuple[Proven, ...] | None:
-        """What of this block concerns somebody, None when it is not in the best chain."""
+    async def matches(
+        self, block_hash: bytes, interests: Interests
+    ) -> tuple[tuple[Proven, ...], tuple[ProvenWhole, ...]] | None:
+        """The coinbase, and what of this block concerns somebody; both empty when nothing does, None when the block is not in
+        the best chain."""
         if await self._chain.height_of(block_hash) is None:
             return None
         block = await self._block(block_hash)
-        return tuple(block.proven(number) for number in interests.within(block.transactions))
+        found = tuple(block.proven_whole(number) for number in interests.within(block.transactions))
+        return (block.proven(0),) if found else (), found
 
     async def output(self, txid: Txid, index: int) -> tuple[bytes, bytes, Proven] | None:
         """The tip as of which an output is unspent by blocks, the block that made it, and its transaction; None: it is not."""
@@ -75,21 +107,28 @@ class Proofs:
 
     async def mempool(self, interests: Interests) -> dict[Txid, bytes]:
         """What in the mempool spends somebody's outputs or is one of their transactions."""
-        txids = set(interests.txids)
+        there = (await self.look_at_mempool(interests)).of(interests)
+        return await self._chain.mempool_transactions(tuple(there)) if there else {}
+
+    async def look_at_mempool(self, interests: Interests) -> MempoolLook:
+        """Look once for all whose interests are joined in these; no transaction is fetched."""
+        txids, outpoints = interests.txids, tuple(interests.outpoints)
         if len(txids) > _ASKED_ONE_BY_ONE:
-            txids &= set(await self._chain.mempool())
-        if interests.outpoints:
-            txids |= set((await self._chain.mempool_spenders(tuple(interests.outpoints))).values())
-        return await self._chain.mempool_transactions(tuple(txids)) if txids else {}
+            present = txids & frozenset(await self._chain.mempool())
+        else:
+            present = await self._chain.mempool_has(tuple(txids)) if txids else frozenset()
+        return MempoolLook(present, await self._chain.mempool_spenders(outpoints) if outpoints else {})
 
     async def _block(self, block_hash: bytes) -> _Block:
         async with self._reading:
             block = self._blocks.get(block_hash)
             if block is None:
                 transactions = (await self._chain.parsed_block(block_hash)).transactions
-                txids = tuple(tx.txid for tx in transactions)
-                tree = tree_of(txids) if len(txids) < _MANY else await trio.to_thread.run_sync(tree_of, txids)
-                block = self._blocks[block_hash] = _Block(transactions, tree)
+                if len(transactions) < _MANY:
+                    block = _block_of(transactions)
+                else:
+                    block = await trio.to_thread.run_sync(_block_of, transactions)
+                self._blocks[block_hash] = block
             self._blocks.move_to_end(block_hash)
             while len(self._blocks) > BLOCKS_KEPT:
                 self._blocks.popitem(last=False)

@@ -9,10 +9,10 @@ Transactions go to all helpers, again at each new block.
 
 import random
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -20,15 +20,10 @@ import trio
 
 from bootstrap.networks import Network
 from protocols.ids import PeerId, Txid
-from protocols.light.agreement import LAG_ALLOWED, HelperStatus, choose_feerate, is_far_apart
-from protocols.light.headers import Header, HeaderChain
+from protocols.light.agreement import HelperStatus, choose_feerate, is_far_apart
+from protocols.light.headers import Checkpoint, Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
-from protocols.wire import chain as wire
-from protocols.wire.chain import (
-    Feerate,
-    GetFeerate,
-    GetOutput,
-)
+from protocols.wire.chain import Feerate, GetFeerate
 from rrnode.chain.base import (
     NO_INTERESTS,
     BlockRef,
@@ -37,11 +32,13 @@ from rrnode.chain.base import (
     OutputState,
     PublishResult,
 )
-from rrnode.chain.evidence import BadProof, included, shown
+from rrnode.chain.evidence import BadProof
+from rrnode.chain.header_file import HeaderFile
 from rrnode.chain.header_sync import HeaderSync
-from rrnode.chain.parse import Output, Tx, outpoint
+from rrnode.chain.parse import Tx, outpoint
 from rrnode.chain.remote_blocks import BEHIND_WAIT, RemoteBlocks
 from rrnode.chain.remote_mempool import RemoteMempool
+from rrnode.chain.remote_outputs import RemoteOutputs
 from rrnode.chain.remote_publish import RemotePublisher
 from rrnode.chain.scopes import background
 from rrnode.errors import ChainUnavailable
@@ -50,8 +47,8 @@ from rrnode.host.dialer import Dialer, Source, VolatileBook
 from rrnode.host.peer_text import split_address, to_text
 from rrnode.services.helpers import Helper, Helpers
 
+LAG_ALLOWED = 1  # blocks that a helper may be behind: the newest one travels a while
 START_WITHIN = 20.0  # seconds without a new header after which a start makes do with the helpers that are there
-MOST_KEPT = 10_000  # outputs of which it is remembered that a block made or spent them
 
 T = TypeVar("T")
 log = structlog.get_logger("rrnode.chain")
@@ -73,19 +70,11 @@ class RemotePolicy:
     feerate_cap: FeeRate = FeeRate(500_000)
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """An output proven to be in a block."""
-
-    output: Output
-    height: BlockHeight
-    block_hash: bytes
-
-
 class RemoteChain(ChainBackend):
     """The chain through helpers; use it inside `running`, on a host that runs."""
 
     name = "remote"
+    is_hearsay = True
 
     def __init__(
         self,
@@ -93,7 +82,9 @@ class RemoteChain(ChainBackend):
         addresses: Sequence[str],
         network: Network,
         *,
+        checkpoint: Checkpoint | None = None,
         policy: RemotePolicy | None = None,
+        headers_file: Path | None = None,
         own_host: Host | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -101,13 +92,17 @@ class RemoteChain(ChainBackend):
 
         Args:
             addresses: of the helpers, multiaddrs that end in `/p2p/<id>`; dialled, and dialled again, from here.
+            checkpoint: where headers begin; the network's own when None.
+            headers_file: where they are kept; nowhere when None.
             own_host: `host` when nobody else runs it: it then runs while the backend does.
             clock: seconds since 1970.
         """
         self._host, self._own_host = host, own_host
         self._network, self._policy = network, policy or RemotePolicy()
-        self._headers = HeaderChain(network.pow_rules, network.checkpoint)
-        self._sync = HeaderSync(self._headers, now=lambda: UnixTime(int(clock())), changed=self._touch)
+        self._clock = clock
+        self._headers = HeaderChain(network.pow_rules, checkpoint or network.checkpoint)
+        self._kept = HeaderFile(headers_file, self._headers)
+        self._sync = HeaderSync(self._headers, now=self._now, changed=self._touch, adopted=self._kept.adopted)
         self._helpers = Helpers(
             host=host,
             peers=[split_address(address)[1] for address in addresses],
@@ -120,16 +115,14 @@ class RemoteChain(ChainBackend):
         self._version = 0  # of what could be asked; grows with each news
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
-        self._blocks = RemoteBlocks(
-            self._headers, least=self._policy.least, ask_all=self._ask_all, output=self._made_output, reread=self.reread
+        self._blocks = RemoteBlocks(self._headers, least=self._policy.least, ask_all=self._ask_all, reread=self.reread)
+        self._outputs = RemoteOutputs(
+            self._headers, ask_all=self._ask_all, are_enough=self._are_enough, reread=self.reread
         )
         self._mempool = RemoteMempool(
-            ask_all=self._ask_all, version=lambda: self._version, known_output=self._known_output
+            ask_all=self._ask_all, version=lambda: self._version, known_output=self._outputs.made
         )
         self._publisher = RemotePublisher(self._helpers.all, self._headers, changed=self._wait_changed)
-        self._made: OrderedDict[bytes, _Made] = OrderedDict()
-        self._spent: OrderedDict[bytes, tuple[BlockHeight, bytes]] = OrderedDict()  # by which block
-        self._sure: OrderedDict[bytes, set[PeerId]] = OrderedDict()  # outputs taken for unspent, and by whose word
 
     def helpers(self) -> tuple[HelperStatus, ...]:
         found = []
@@ -162,7 +155,8 @@ class RemoteChain(ChainBackend):
             ChainUnavailable: not even one can be asked.
         """
         self._dialer = self._new_dialer()
-        async with self._own_host.running() if self._own_host else nullcontext(), background() as nursery:
+        own_host = self._own_host.running() if self._own_host else nullcontext()
+        async with self._kept.open(self._now()), own_host, background() as nursery:
             nursery.start_soon(self._helpers.run)
             nursery.start_soon(self._publisher.run)
             nursery.start_soon(self._dialer.run)
@@ -185,6 +179,9 @@ class RemoteChain(ChainBackend):
             elif patience.cancelled_caught:
                 await self._wait_ready()
                 return
+
+    def _now(self) -> UnixTime:
+        return UnixTime(int(self._clock()))
 
     async def _wait_changed(self) -> None:
         await self._changed.wait()
@@ -211,10 +208,12 @@ class RemoteChain(ChainBackend):
             return f"{counting} of {len(self._helpers.all)} helpers can be relied on, {self._policy.least} wanted: " + (
                 self._troubles()
             )
-        relied_on = {helper.peer for helper in self._helpers.all if helper.is_relied_on}
-        if (height := self._blocks.doubtful(relied_on)) is not None:
+        if (height := self._blocks.doubtful(self._relied_on())) is not None:
             return f"fewer than {self._policy.least} reliable helpers were asked about block {height} so far"
         return None
+
+    def _relied_on(self) -> frozenset[PeerId]:
+        return frozenset(helper.peer for helper in self._helpers.all if helper.is_relied_on)
 
     def _troubles(self) -> str:
         return "; ".join(self._trouble(helper) for helper in self._helpers.all)
@@ -308,20 +307,12 @@ class RemoteChain(ChainBackend):
     # --- blocks -----------------------------------------------------------------------------------------------------
 
     async def transactions(self, ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
-        header = self._headers.at(ref.height)
-        if header is None or header.hash != ref.hash:
+        header = self._headers.find(ref.height, ref.hash)
+        if header is None:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
-        # Who knows an output can tell a spend's own witness from another: so what made the watched ones is looked for, too.
-        parents = {Txid(place[:32]) for place in interests.outpoints if place not in self._made}
-        besides = Interests(txids=self._publisher.waiting | parents)
-        found = await self._blocks.read(header, ref.height, interests | besides)
+        found = await self._blocks.read(header, ref.height, interests | Interests(txids=self._publisher.waiting))
         self._publisher.confirmed(tx.txid for tx in found)
-        for tx in found:
-            for index, output in enumerate(tx.outputs):
-                if (place := outpoint(tx.txid, index)) in interests.outpoints:
-                    _keep(self._made, place, _Made(output, ref.height, ref.hash))
-            for prevout in interests.outpoints.intersection(tx.prevouts):
-                _keep(self._spent, prevout, (ref.height, ref.hash))
+        self._outputs.saw(ref, found, interests)
         return found
 
     async def _beside(self, helper: Helper) -> None:
@@ -336,8 +327,8 @@ class RemoteChain(ChainBackend):
 
     async def _hear_late(self, helper: Helper) -> None:
         try:
-            await self._blocks.ask_late(helper)
-            await self._ask_late_of_outputs(helper)
+            await self._blocks.ask_late(helper, self._relied_on())
+            await self._outputs.ask_late(helper)
         except BadProof as error:
             helper.lied(str(error))
             raise
@@ -346,38 +337,13 @@ class RemoteChain(ChainBackend):
         super().reread(height)
         self._touch()
 
-    def _made_output(self, place: bytes) -> Output | None:
-        made = self._made.get(place)
-        return None if made is None else made.output  # its transaction's id binds it, in whatever block that is
-
-    def _stands(self, height: BlockHeight, block_hash: bytes) -> bool:
-        header = self._headers.at(height)
-        return header is not None and header.hash == block_hash
-
     # --- outputs ----------------------------------------------------------------------------------------------------
 
     async def confirmed_output(self, txid: Txid, index: int) -> OutputState | None:
-        return (await self._output(txid, index))[0]
+        return await self._outputs.confirmed(txid, index)
 
     async def surely_unspent(self, txid: Txid, index: int) -> OutputState | None:
-        state, disputed, heard = await self._output(txid, index)
-        if state is None or disputed:
-            return None
-        _keep(self._sure, outpoint(txid, index), heard)
-        return state
-
-    async def _ask_late_of_outputs(self, helper: Helper) -> None:
-        """Ask a helper about outputs that others called unspent while it was away: if it disagrees, blocks must tell."""
-        for place, heard in tuple(self._sure.items()):
-            made, spent = self._made.get(place), self._spent.get(place)
-            if helper.peer in heard or made is None or (spent is not None and self._stands(*spent)):
-                continue
-            told = await self._made_by(helper, Txid(place[:32]), int.from_bytes(place[32:], "little"))
-            if told is None:
-                return
-            heard.add(helper.peer)
-            if not told:
-                self.reread(made.height)
+        return await self._outputs.surely_unspent(txid, index)
 
     async def unspent(self, txid: Txid, index: int) -> OutputState | None:
         place = outpoint(txid, index)
@@ -392,45 +358,6 @@ class RemoteChain(ChainBackend):
         output = waiting.outputs[index]
         return OutputState(value=output.value, script=output.script, height=None)
 
-    async def _output(self, txid: Txid, index: int) -> tuple[OutputState | None, bool, set[PeerId]]:
-        """The output as blocks have it, whether there is doubt (too few answered, or one of them says otherwise), who answered.
-
-        One proof that it was made is enough; that a block spends it counts only when we saw that spend proven.
-        """
-        answers = await self._ask_all(lambda helper: self._made_by(helper, txid, index))
-        sure, heard = self._are_enough(answers), {helper.peer for helper in answers}
-        made = next((each[0] for each in answers.values() if each), None)
-        place = outpoint(txid, index)
-        spent = self._spent.get(place)
-        if spent is not None and self._stands(*spent):
-            return None, False, heard
-        if made is None:
-            if not sure:
-                raise ChainUnavailable(f"nobody shows output {index} of {shown((txid,))}, and too few were asked")
-            return None, False, heard
-        doubters = [helper for helper, each in answers.items() if not each]
-        for helper in doubters:
-            helper.standing.disagreed(f"it says, without proof, that output {index} of {shown((txid,))} is not unspent")
-        _keep(self._made, place, made)
-        state = OutputState(value=made.output.value, script=made.output.script, height=made.height)
-        return state, not sure or any(helper.counts for helper in doubters), heard
-
-    async def _made_by(self, helper: Helper, txid: Txid, index: int) -> tuple[_Made, ...] | None:
-        """A helper's proof that an output was made, and its word that no block spends it; empty: it says otherwise."""
-        answer = await helper.ask(lambda number: GetOutput(number, txid, index))
-        if not isinstance(answer, wire.Output):
-            return None
-        if not answer.created:
-            return ()
-        height = self._headers.height_of(answer.block_hash)
-        header = None if height is None else self._headers.at(height)
-        if height is None or header is None:
-            return None  # it is on another branch, or ahead of us
-        tx = included(answer.created[0], header, height)
-        if tx.txid != txid or index >= len(tx.outputs):
-            raise BadProof(f"it was asked for output {index} of {shown((txid,))} and showed another transaction")
-        return (_Made(tx.outputs[index], height, header.hash),)
-
     # --- mempool ----------------------------------------------------------------------------------------------------
 
     async def mempool(self, interests: Interests = NO_INTERESTS) -> tuple[Txid, ...]:
@@ -438,10 +365,7 @@ class RemoteChain(ChainBackend):
         return tuple(await self._unconfirmed(NO_INTERESTS))
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
-        raw = (await self.mempool_transactions((txid,))).get(txid)
-        if raw is not None:
-            self._publisher.keep(txid, raw)
-        return raw
+        return (await self.mempool_transactions((txid,))).get(txid)
 
     async def mempool_transactions(self, txids: Sequence[Txid]) -> dict[Txid, bytes]:
         known = await self._unconfirmed(Interests(txids=frozenset(txids)))
@@ -455,14 +379,6 @@ class RemoteChain(ChainBackend):
     async def _unconfirmed(self, interests: Interests) -> dict[Txid, Tx]:
         await self._wait_ready()
         return await self._mempool.look(interests)
-
-    async def _known_output(self, txid: Txid, index: int) -> Output | None:
-        place = outpoint(txid, index)
-        made = self._made.get(place)
-        if made is None or not self._stands(made.height, made.block_hash):
-            await self._output(txid, index)
-            made = self._made.get(place)
-        return None if made is None else made.output
 
     # --- publishing and fees ----------------------------------------------------------------------------------------
 
@@ -489,11 +405,3 @@ class RemoteChain(ChainBackend):
 
 def _ref(height: BlockHeight, header: Header) -> BlockRef:
     return BlockRef(height=height, hash=header.hash, previous=header.previous, time=header.time)
-
-
-def _keep(table: "OrderedDict[bytes, T]", key: bytes, value: T) -> None:
-    """Put it last; the first ones go when there are too many."""
-    table[key] = value
-    table.move_to_end(key)
-    while len(table) > MOST_KEPT:
-        table.popitem(last=False)

@@ -68,19 +68,11 @@ class RemotePublisher:
         for helper, answer in answers.items():
             if answer.verdict == VerdictCode.REFUSED:
                 helper.standing.disagreed(f"it refused to publish what others took: {printable(answer.reason)}")
-        self._publish_again(key, transactions)
-        return PublishResult(verdict=Verdict.ACCEPTED if VerdictCode.ACCEPTED in verdicts else Verdict.KNOWN)
-
-    def keep(self, txid: Txid, raw: bytes) -> None:
-        """Who asks for this was told that a mempool has it, perhaps by a liar alone, and so does not publish it anew."""
-        transactions, _ = self._again.get(txid, ((raw,), None))
-        self._publish_again(txid, transactions)
-
-    def _publish_again(self, key: Txid, transactions: tuple[bytes, ...]) -> None:
         self._again[key] = transactions, self._headers.height
         self._again.move_to_end(key)
         while len(self._again) > MOST_AGAIN:
             self._again.popitem(last=False)
+        return PublishResult(verdict=Verdict.ACCEPTED if VerdictCode.ACCEPTED in verdicts else Verdict.KNOWN)
 
     async def run(self) -> None:
         """A mempool forgets, and a helper may only have said that it took something: at each new block all is given again."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rrnode.cli import audit, chain, channels, extras, node, payments, setup, wallet, watchers
+from rrnode.cli import audit, chain, channels, extras, node, payments, relays, setup, wallet, watchers
 from rrnode.cli.context import Session, emit, say
 from rrnode.errors import ChainUnavailable, StorageFailed, UserError
 
@@ -37,6 +37,7 @@ for group in (setup, node, payments, watchers, audit, extras):
 app.add_typer(channels.app, name="channel")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(chain.app, name="chain")
+app.add_typer(relays.app, name="relay")
 
 
 def _version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""`rrnode contact|request|pay|payments|routes`: paying and being paid."""
+"""`rrnode contact|request|pay|give-up|receive|payments|mail|routes`: paying and being paid."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -13,8 +13,9 @@ from rrnode.errors import UserError
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the top level."""
-    for command in (contact, request, pay, payments, routes):
+    for command in (contact, request, pay, receive, payments, mail, routes):
         app.command()(command)
+    app.command("give-up")(give_up)
 
 
 def contact(
@@ -82,6 +83,12 @@ def pay(
         typer.Option(help="Lock at once when fees are at most this, parts per million.", min=0, max=1_000_000),
     ] = None,
     memo: Annotated[str, typer.Option(help="A note for your own list.")] = "",
+    asleep: Annotated[
+        str | None, typer.Option(help="How long to wait for a payee that is away: 30m, 2d; 0: not at all.")
+    ] = None,
+    out_of_band: Annotated[
+        bool, typer.Option("--out-of-band", help="Print a text that you give to the payee: rrnode receive TEXT.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Return when the payment has ended.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -95,12 +102,20 @@ def pay(
         "maximum_ms": None if longest is None else parse_ms(longest),
         "good_enough_ppm": good_enough,
         "memo": memo,
+        "asleep_s": None if asleep is None else 0 if asleep.strip() == "0" else parse_seconds(asleep),
     }
     with session(context, as_json).client() as node, node.events() as events:
-        payment_hash = node.post("/payments", order)["payment_hash"]
+        started = node.post("/payments/by-hand" if out_of_band else "/payments", order)
+        payment_hash = started["payment_hash"]
+        if out_of_band and not as_json:
+            say(started["text"])
+            _qr(started["text"])
+            say(f"Give this to the payee before {show.when(started['expires_unix'])}: rrnode receive TEXT")
         if not wait:
-            emit({"payment_hash": payment_hash}) if as_json else say(payment_hash)
+            emit(started) if as_json else say(payment_hash)
             return
+        if out_of_band and as_json:
+            emit(started)
         hint = _follow(events, payment_hash, quiet=as_json)
         payment = node.get(f"/payments/{payment_hash}")
     if as_json:
@@ -112,6 +127,55 @@ def pay(
     if as_json:
         raise typer.Exit(1)
     raise UserError(payment["reason"] or "the payment was not made", hint)
+
+
+def give_up(
+    context: typer.Context,
+    payment_hash: Annotated[str, typer.Argument(help="Of a payment of yours, as rrnode payments shows it.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Give up a payment that still waits for offers or for its payee to wake; nothing of it is locked."""
+    with session(context, as_json).client() as node:
+        done = node.delete(f"/payments/{payment_hash}")
+    emit(done) if as_json else say("Given up; nothing was paid.")
+
+
+def receive(
+    context: typer.Context,
+    text: Annotated[str, typer.Argument(help="What the payer's rrnode pay --out-of-band printed.")],
+    wait: Annotated[bool, typer.Option(help="Return when the payment is in, or its time is over.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take a payment that its payer has handed to you as a text."""
+    with session(context, as_json).client() as node, node.events() as events:
+        found = node.post("/receive", {"text": text.strip()})
+        if not as_json:
+            until = show.when(found["expires_unix"])
+            show.pairs([("amount", msat(found["amount_msat"])), ("memo", found["memo"]), ("until", until)])
+        paid = _came_in(events, found["payment_hash"]) if wait else None
+    if as_json:
+        emit(found if paid is None else {**found, "received_msat": paid})
+    elif paid is not None:
+        say(f"Received {msat(paid)}.")
+
+
+def _came_in(events: Iterator[dict[str, Any]], payment_hash: str) -> int:
+    """What came in for a payment, in millisatoshi."""
+    for event in events:
+        if event.get("payment_hash") != payment_hash:
+            continue
+        if event["kind"] == "received":
+            return int(event["amount_msat"])
+        if event["kind"] == "missed":
+            raise UserError(f"nothing came in: {show.clean(event['reason'])}", "ask the payer to pay again")
+    raise UserError("the node stopped before the payment came in", "start it again, then see: rrnode payments")
+
+
+def mail(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show your mailboxes, what you missed while you were away, and what waits here for others."""
+    with session(context, as_json).client() as node:
+        found = node.get("/mail")
+    emit(found) if as_json else show.mail(found)
 
 
 def _follow(events: Iterator[dict[str, Any]], payment_hash: str, *, quiet: bool) -> str:
@@ -163,6 +227,8 @@ def _one(payment: dict[str, Any]) -> None:
             ("amount", msat(payment["amount_msat"])),
             ("at most", msat(payment["ceiling_msat"])),
             ("to", payment["payee"]),
+            ("told", payment["delivery"] if payment["phase"] != "collecting" else ""),
+            ("waits for", payment["delivery"] if payment["phase"] == "collecting" else ""),
             ("reason", payment["reason"]),
         ]
     )

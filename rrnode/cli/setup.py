@@ -196,10 +196,10 @@ def _in_foreground(now: Session, settings: "Settings") -> None:
     from functools import partial
 
     from rrnode import log
-    from rrnode.datadir import PID_NAME, check_private, locked
+    from rrnode.datadir import GUARD_MOMENT, PID_NAME, check_private, locked
 
     check_private(settings.data_dir)
-    with locked(settings.data_dir):
+    with locked(settings.data_dir, patience=GUARD_MOMENT):
         log.setup(settings.node.log_level, settings.node.log_format)
         import trio
 
@@ -222,10 +222,10 @@ def _in_foreground(now: Session, settings: "Settings") -> None:
 def _in_background(now: Session, settings: "Settings", flags: Mapping[str, str]) -> None:
     import subprocess
 
-    from rrnode.datadir import LOG_NAME, PID_NAME, check_private, locked
+    from rrnode.datadir import GUARD_MOMENT, LOG_NAME, PID_NAME, check_private, locked
 
     check_private(settings.data_dir)
-    with locked(settings.data_dir):
+    with locked(settings.data_dir, patience=GUARD_MOMENT):
         pass  # a second start is told so here, in words, and not in a log file
     log_path = settings.data_dir / LOG_NAME
     command = [sys.executable, "-m", "rrnode.cli", "--datadir", str(settings.data_dir), "start"]

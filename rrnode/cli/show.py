@@ -216,6 +216,41 @@ def payments(sent: list[Json], taken: list[Json]) -> None:
     )
 
 
+def mail(found: Json) -> None:
+    """What `rrnode mail` prints."""
+    table(
+        ("mailbox at", "emptied", "taken>", "left>", "turned away>", "expired>", "problem"),
+        (
+            (
+                box["server"],
+                when(box["at_unix"]) or "not yet",
+                str(box["taken"]),
+                str(box["left"]),
+                str(box["turned_away"]),
+                str(box["expired"]),
+                box["problem"],
+            )
+            for box in found["mailboxes"]
+        ),
+        empty="No mailbox: no server of yours, with which you have a channel, keeps payments while you are away.",
+    )
+    table(
+        ("missed", "amount>", "memo", "why"),
+        (
+            (
+                when(missed["at_ms"] // 1000),
+                f"{missed['count']} unknown" if missed["amount_msat"] is None else msat(missed["amount_msat"]),
+                missed["memo"],
+                " ".join(filter(None, (missed["reason"], missed["where"]))),
+            )
+            for missed in found["missed"]
+        ),
+        empty="Nothing was missed since the node was started.",
+    )
+    if found["kept_here"] is not None:
+        say(f"{found['kept_here']:,} wait here for clients of yours.")
+
+
 def receipt(payment: Json) -> None:
     """The end of a payment that was paid."""
     proof = "receipt" if payment["kind"] == "request" else "secret"

@@ -6,15 +6,16 @@ from urllib.parse import urlsplit
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
-from bootstrap.networks import NETWORKS
+from bootstrap.networks import NETWORKS, parse_checkpoint
 from protocols.errors import DecodeError
+from protocols.wire.subscribe import MIN_PREFIX_BITS
 from rrnode.config.settings import Settings, parse_neighbour_fee, parse_operator, parse_rate
 from rrnode.control.text import peer_of_address
 from rrnode.errors import UserError
 from rrnode.host.peer_text import from_text, split_address
 from rrnode.relations import Known, known, relation
 
-MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 13 MB
+MOST_HELPERS = 8  # each may make us hold a branch of headers and one answer of 21 MB
 Problem = tuple[str, str, str, str]  # section, key, what was wanted, what to try
 
 
@@ -28,6 +29,13 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _channels(settings)
     yield from _watchers(settings)
     yield from _followers(settings)
+    if 0 < settings.subscriptions.prefix_bits < MIN_PREFIX_BITS:
+        yield (
+            "subscriptions",
+            "prefix_bits",
+            f"wanted 0, or at least {MIN_PREFIX_BITS}: no server serves a shorter prefix",
+            f"set it to {MIN_PREFIX_BITS}",
+        )
     seen = set()
     priced = set()
     for text in settings.fees.neighbours:
@@ -124,6 +132,12 @@ def _helpers(settings: Settings) -> Iterator[Problem]:
             )
             return
     yield from _related(settings, "chain", "helpers", chain.helpers, chain.allow_related)
+    if chain.checkpoint:
+        try:
+            parse_checkpoint(chain.checkpoint, settings.network)
+        except DecodeError as error:
+            hint = "leave it empty to begin with block 0"
+            yield "chain", "checkpoint", f"which is not what was wanted: {error}", hint
     if settings.roles.chain or settings.roles.watch:
         yield (
             "chain",
@@ -176,6 +190,9 @@ def _watchers(settings: Settings) -> Iterator[Problem]:
             yield "watch", "watchers", f"and {address[:120]!r} {problem}", hint
             return
     yield from _related(settings, "watch", "watchers", settings.watch.watchers, settings.watch.allow_related)
+    if settings.watch.quorum > (count := len(settings.watch.watchers)):
+        wanted = f"but watch.watchers names {count}: no channel would ever take on a payment"
+        yield "watch", "quorum", wanted, "name more watchers, or lower it"
 
 
 def _related(settings: Settings, section: str, key: str, addresses: Iterable[str], allowed: bool) -> Iterator[Problem]:

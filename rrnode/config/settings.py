@@ -21,7 +21,7 @@ from protocols.routing.config import RoutingConfig
 from protocols.routing.pricing import FeePolicy, NeighbourFee, Rate
 from protocols.units import MAX_MSAT, MAX_SAT, AssetId, BlockDelta, Msat, Sat
 from rrnode.errors import UserError
-from rrnode.host.peer_text import from_text, split_address
+from rrnode.host.peer_text import from_text
 
 PPM = 1_000_000
 MAX_NAME = 100  # characters of an operator's name
@@ -52,6 +52,12 @@ class NodeSettings:
     log_format: str = setting(
         "auto", "auto: for people on a terminal, JSON lines otherwise", choices=("auto", "console", "json")
     )
+    record_mb: int = setting(
+        0,
+        "record what both engines are told and order, for `python -m tools.replay`: at most so many megabytes each start, in"
+        " the data directory's recordings/; 0: off. A recording holds payment secrets",
+        high=100_000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +86,9 @@ class HostSettings:
     )
     dial_shipped_relays: bool = setting(
         True, "also stay connected with relays that ship with this software for the network, if any"
+    )
+    learn_relays: bool = setting(
+        True, "also join by servers that such relays tell of, and remember those that answered"
     )
 
 
@@ -129,6 +138,12 @@ class ChainSettings:
         low=1,
         high=8,
     )
+    checkpoint: str = setting(
+        "",
+        "remote: begin to read headers at this block instead of block 0, which saves a first start much reading: height, a"
+        " multiple of 2016 and below everything that concerns this node, and header as bitcoin-cli getblockheader HASH false"
+        " prints it. Whoever gives it to you can show you any chain: ask a full node that you trust",
+    )
     answer_seconds: float = setting(10.0, "remote: how long a helper may take for one answer", low=1, high=120)
     max_feerate: int = setting(
         500, "remote: no fee estimate of helpers is believed above this, satoshi per virtual byte", low=1, high=100_000
@@ -175,6 +190,11 @@ class WaitSettings:
         20_000, "most to pay in fees unless told otherwise: parts per million of the amount ...", high=PPM
     )
     max_fee_base_msat: Msat = setting(Msat(20_000), "... plus this, millisatoshi", high=MAX_MSAT)
+    asleep_s: int = setting(
+        3600,
+        "how long to wait for a payee that is away, seconds: its mailbox keeps the payment meanwhile; 0: not at all",
+        high=14 * 86_400,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +296,13 @@ class WatchSettings:
         "this node may be down for longer than channels.to_self_delay: warn of channels that no unrelated watcher looks"
         " after; a client is always warned",
     )
+    quorum: int = setting(
+        0,
+        "a channel takes on no new payment before so many watchers hold its newest revoked state; what is locked already "
+        "goes on. 0: it does not wait",
+        low=0,
+        high=100,
+    )
     ask_blocks: BlockDelta = setting(
         BlockDelta(26_000),
         "how long watchers are asked to keep a remedy; renewed at half of it",
@@ -290,12 +317,67 @@ class WatchSettings:
     )
     client_bytes: int = setting(
         20_000_000,
-        "as a watcher: room for one client, bytes; a state without payments in flight takes 200",
+        "as a watcher: room for one client, bytes on disk; a state without payments in flight takes 310",
         low=0,
         high=_LIMIT,
     )
     total_bytes: int = setting(5_000_000_000, "as a watcher: room for all clients together, bytes", low=0, high=1 << 50)
+    network_bytes: int = setting(
+        500_000_000,
+        "as a watcher: room for all clients of one network (IPv4 /16, IPv6 /32) together, bytes",
+        low=0,
+        high=1 << 50,
+    )
+    free_bytes: int = setting(
+        500_000_000,
+        "as a watcher: nothing more is taken when less than this is free on the disk, bytes: the node itself needs it, too",
+        low=0,
+        high=1 << 50,
+    )
     max_clients: int = setting(200, "as a watcher: clients connected for it at once", low=1, high=100_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoSettings:
+    """What this node tells anyone who asks (/rr/info/1); balances never. Its operator is told when node.operator is set."""
+
+    agent: bool = setting(True, "the program and its version")
+    roles: bool = setting(True, "what it does for others, and the protocols it serves")
+    addresses: bool = setting(True, "where it can be dialled; without them others cannot find it through their relays")
+    channels: str = setting(
+        "nothing",
+        "its channels with neighbours that route: nothing, who they are, or their capacity too",
+        choices=("nothing", "peers", "capacity"),
+    )
+    others: bool = setting(True, "what other servers said of themselves, to those that look for a way into the network")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionSettings:
+    """What this node asks of its routing servers while it pays."""
+
+    prefix_bits: int = setting(
+        0,
+        "0: offers for the payment's hash; 8 to 64: for all hashes that begin with the same so many bits, so that a server learns"
+        " less and sends more (protocols/README.md says how much)",
+        high=64,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailboxSettings:
+    """What this node keeps for clients that are away (roles.mailbox)."""
+
+    keep_days: int = setting(7, "how long a payment that waits is kept, days", low=1, high=14)
+    client_mails: int = setting(
+        100, "that wait for one client; one network of senders has a quarter of it", low=1, high=10_000
+    )
+    total_mails: int = setting(
+        100_000,
+        "for all clients together, some 800 bytes each; one network of senders has a twentieth of it",
+        low=1,
+        high=10_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,6 +452,9 @@ class Settings:
     assets: AssetSettings = AssetSettings()
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
+    info: InfoSettings = InfoSettings()
+    subscriptions: SubscriptionSettings = SubscriptionSettings()
+    mailbox: MailboxSettings = MailboxSettings()
     storage: StorageSettings = StorageSettings()
 
     @property
@@ -404,9 +489,17 @@ class Settings:
     @property
     def watch_storage_url(self) -> str:
         """Likewise, of what a watcher keeps for others: a file of its own, but not on PostgreSQL."""
+        return self._beside("watch.sqlite")
+
+    @property
+    def mail_storage_url(self) -> str:
+        """Likewise, of what a mailbox keeps for others."""
+        return self._beside("mail.sqlite")
+
+    def _beside(self, name: str) -> str:
         if self.storage.url and not self.storage.url.startswith("sqlite:"):
             return self.storage.url
-        return f"sqlite:///{self.data_dir / 'watch.sqlite'}"
+        return f"sqlite:///{self.data_dir / name}"
 
     @property
     def rpc_url(self) -> str:
@@ -437,7 +530,8 @@ class Settings:
     def operators(self) -> dict[PeerId, frozenset[str]]:
         """Who runs which node, as its user and the relay list that ships say."""
         told = [parse_operator(text) for text in self.peers.operators]
-        told += [(split_address(relay.address)[1], relay.operator) for relay in shipped_relays(self.network).relays]
+        shipped = shipped_relays(self.network).relays
+        told += [(from_text(relay.identity), relay.operator) for relay in shipped if relay.operator]
         names: dict[PeerId, frozenset[str]] = {}
         for peer, name in told:
             names[peer] = names.get(peer, frozenset()) | {name}
@@ -476,6 +570,7 @@ class Settings:
             max_channels_per_peer=limits.max_channels_per_peer,
             max_payments=limits.max_payments,
             max_promises=limits.max_promises,
+            needs_cover=self.watch.quorum > 0,
         )
 
     def routing_config(self) -> RoutingConfig:

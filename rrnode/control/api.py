@@ -218,6 +218,23 @@ def _payment_routes(app: FastAPI, service: NodeService) -> None:
             raise UserError("a ceiling and a maximum fee were both given", "give one of them")
         return m.PaymentStarted(payment_hash=(await service.pay(order)).hex())
 
+    @app.post("/v1/payments/by-hand", tags=["payments"], status_code=202, summary="Start one whose payee you tell")
+    async def pay_by_hand(order: m.PayOrder) -> m.HandedOver:
+        return await service.pay_by_hand(order)
+
+    @app.delete("/v1/payments/{payment_hash}", tags=["payments"], summary="Give up one of which nothing is locked")
+    async def give_up(payment_hash: str) -> m.Done:
+        await service.give_up(parse_payment_hash(payment_hash))
+        return m.Done()
+
+    @app.post("/v1/receive", tags=["payments"], summary="Take what a payer handed over as a text")
+    async def receive(order: m.ReceiveOrder) -> m.Handed:
+        return await service.receive(order.text)
+
+    @app.get("/v1/mail", tags=["payments"], summary="Mailboxes, and what was missed")
+    async def mail() -> m.MailInfo:
+        return await service.mail()
+
     @app.get("/v1/payments", tags=["payments"], summary="Payments we make, newest first")
     async def payments() -> tuple[m.PaymentInfo, ...]:
         return await service.payments()

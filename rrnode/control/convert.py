@@ -3,13 +3,14 @@
 import math
 
 from protocols.channel.state import Channel, balances, is_usable
-from protocols.ids import PaymentHash
+from protocols.ids import PaymentHash, PeerId
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
 from protocols.payment.payer import failure_words
 from protocols.routing.events import KeptOffer, OfferArrived
 from protocols.watch.hunt import Case
 from rrnode.control import models as m
 from rrnode.control.text import peer_text, txid_text
+from rrnode.services.collecting import Emptied
 from rrnode.traces import Note
 
 PPM = 1_000_000
@@ -59,8 +60,8 @@ def channel_event(channel: Channel) -> m.ChannelEvent:
     )
 
 
-def payment_info(payment: Payment) -> m.PaymentInfo:
-    """A payment as stored. The preimage is shown once it is a receipt: before that it is a secret (push)."""
+def payment_info(payment: Payment, delivery: str = "") -> m.PaymentInfo:
+    """A payment as stored, and how its payee was told. The preimage is shown once it is a receipt: before that it is a secret (push)."""
     paid = payment.phase is PayPhase.PAID
     sent = payment.attempts[-1].amount if paid and payment.attempts else None
     return m.PaymentInfo.model_validate(
@@ -80,6 +81,7 @@ def payment_info(payment: Payment) -> m.PaymentInfo:
             "ended_unix": payment.ended,
             "memo": payment.memo,
             "reason": payment.reason,
+            "delivery": delivery,
         }
     )
 
@@ -179,4 +181,19 @@ def bounty_info(case: Case) -> m.BountyInfo:
             )
             for pair in case.pairs
         ),
+    )
+
+
+def mailbox_info(server: PeerId, left: Emptied | None) -> m.MailboxInfo:
+    """Our mailbox at a server, as it was left last."""
+    if left is None:
+        return m.MailboxInfo(server=peer_text(server))
+    return m.MailboxInfo(
+        server=peer_text(server),
+        at_unix=left.at,
+        taken=left.taken,
+        left=left.left,
+        turned_away=left.turned_away,
+        expired=left.expired,
+        problem=left.problem,
     )

@@ -70,7 +70,12 @@ class Status(Model):
 
 
 class PeerInfo(Model):
-    """A peer that is linked, kept, or a channel neighbour. `problem` says why it is not connected."""
+    """A peer that is linked, kept, or a channel neighbour.
+
+    Attributes:
+        address: where it is dialled; of an inbound link the other end, which is what a NAT made of it.
+        problem: why it is not connected.
+    """
 
     peer_id: str
     connected: bool
@@ -269,7 +274,8 @@ class BountyInfo(Model):
     """A breach that this node hunts or hunted.
 
     Attributes:
-        outcome: "hunting", "won", "won in part", "lost" or "the breach is gone".
+        outcome: "hunting", "won", "won in part", "lost", "the breach is gone" or "left for want of room" (it goes on when
+            there is room).
         breach_height: None while no block holds the breach.
         reward_sat: what blocks have paid us.
         lost: outputs that somebody else has taken: a rival, the victim, or the cheat.
@@ -328,6 +334,7 @@ class PaymentInfo(Model):
         sent_msat, fee_msat: what left us and what of it was fees; None until paid.
         preimage: the receipt, "" until paid.
         reason: why it failed, a sentence.
+        delivery: how the payee was told of it, or what is waited for; "" when this process does not know.
     """
 
     payment_hash: str
@@ -345,6 +352,7 @@ class PaymentInfo(Model):
     ended_unix: int | None = None
     memo: str = ""
     reason: str = ""
+    delivery: str = ""
 
 
 class PromiseInfo(Model):
@@ -358,6 +366,43 @@ class PromiseInfo(Model):
     created_unix: int
     expires_unix: int
     memo: str = ""
+
+
+class MailboxInfo(Model):
+    """Our mailbox at one server, as it was left last.
+
+    Attributes:
+        at_unix: None when this process has not asked yet.
+        taken: payments that we asked the network for at that time.
+        left: that could not be taken then, and are tried again.
+        turned_away, expired: that we shall never see, since this process began.
+        problem: why it cannot be asked; "" when it can.
+    """
+
+    server: str
+    at_unix: int | None = None
+    taken: int = 0
+    left: int = 0
+    turned_away: int = 0
+    expired: int = 0
+    problem: str = ""
+
+
+class HandedOver(Model):
+    """A payment that runs, and the text that its payee must be given: `rrnode receive TEXT`."""
+
+    payment_hash: str
+    text: str
+    expires_unix: int
+
+
+class Handed(Model):
+    """What a payer's text was about: the network is asked for offers now."""
+
+    payment_hash: str
+    amount_msat: int
+    memo: str
+    expires_unix: int
 
 
 # --- routing ----------------------------------------------------------------------------------------------------------
@@ -592,6 +637,7 @@ class PayOrder(Model):
         ceiling_msat: the most to be paid, fees included; None: from `max_fee_msat`, else the configuration.
         max_fee_msat: the most to be paid in fees; not together with `ceiling_msat`.
         quiet_ms, maximum_ms, good_enough_ppm: overrides of the wait policy (R9).
+        asleep_s: how long to wait for a payee that is away; 0: not at all; None: from the configuration.
     """
 
     target: _PaymentText
@@ -602,6 +648,13 @@ class PayOrder(Model):
     maximum_ms: int | None = Field(default=None, ge=1, le=3_600_000)
     good_enough_ppm: int | None = Field(default=None, ge=0, le=1_000_000)
     memo: _Memo = ""
+    asleep_s: int | None = Field(default=None, ge=0, le=14 * 86400)
+
+
+class ReceiveOrder(Model):
+    """`text` is what the payer's `rrnode pay --out-of-band` made."""
+
+    text: _PaymentText
 
 
 class SendOrder(Model):
@@ -749,6 +802,25 @@ class ChannelEvent(_Event):
     text: str = ""
 
 
+class Missed(_Event):
+    """Payments to us that came to nothing while we were away, and why.
+
+    Attributes:
+        where: how they came: which mailbox they waited in.
+        payment_hash, amount_msat, memo, stored_unix: of a single one that we could read.
+        count: how many, where more cannot be known.
+    """
+
+    kind: Literal["missed"] = "missed"
+    reason: str
+    where: str = ""
+    count: int = 1
+    payment_hash: str = ""
+    amount_msat: int | None = None
+    memo: str = ""
+    stored_unix: int | None = None
+
+
 class PeerEvent(_Event):
     kind: Literal["peer"] = "peer"
     peer_id: str
@@ -779,6 +851,31 @@ class Stopping(_Event):
 
 PaymentProgress = OfferSeen | Waiting | Locked | AttemptFailed | Settled | PaymentFailed
 Event = Annotated[
-    PaymentProgress | Received | ForwardStep | Forwarded | ChannelEvent | PeerEvent | TipEvent | AlarmRaised | Stopping,
+    PaymentProgress
+    | Received
+    | Missed
+    | ForwardStep
+    | Forwarded
+    | ChannelEvent
+    | PeerEvent
+    | TipEvent
+    | AlarmRaised
+    | Stopping,
     Field(discriminator="kind"),
 ]
+
+
+# --- what is made of events ------------------------------------------------------------------------------------------
+
+
+class MailInfo(Model):
+    """What waits, or waited, in mailboxes: ours at our servers, and those of others here.
+
+    Attributes:
+        kept_here: mails that wait here for clients of ours; None: this node keeps none.
+        missed: what came to nothing, newest first, since this process began.
+    """
+
+    mailboxes: tuple[MailboxInfo, ...] = ()
+    missed: tuple[Missed, ...] = ()
+    kept_here: int | None = None

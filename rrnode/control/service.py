@@ -90,6 +90,18 @@ class NodeService(Protocol):
             UserError: malformed or expired string, another network, used hash (R11), amount above every channel, ...
         """
 
+    async def pay_by_hand(self, order: m.PayOrder) -> m.HandedOver:
+        """Likewise, but the caller brings the payee the text that is given back. Raises UserError."""
+
+    async def give_up(self, payment_hash: PaymentHash) -> None:
+        """End a payment of ours of which nothing is locked. Raises UserError when something is, or it has ended."""
+
+    async def receive(self, text: str) -> m.Handed:
+        """Ask the network for offers for what a payer handed over as a text. Raises UserError: not for us, expired, ..."""
+
+    async def mail(self) -> m.MailInfo:
+        """Our mailboxes at our servers, what was missed, and what waits here for others."""
+
     async def payment(self, payment_hash: PaymentHash) -> m.PaymentInfo:
         """One payment that we make. Raises NotThere."""
 

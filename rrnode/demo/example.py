@@ -6,8 +6,8 @@ A---B---D---E      A and E are clients: they listen nowhere, dial out only, and 
                    address of a /16 of its own, as strangers would be (DESIGN 2, 8).
 """
 
-from rrnode.control.client import Json
-from rrnode.demo.network import DemoNetwork, DemoNode, free_port, wait_for
+from rrnode.demo.cast import BURN, MATURITY, Cast
+from rrnode.demo.network import free_port, wait_for
 
 CAPACITY_SAT = 2_000_000
 DEAR_PPM = 2500  # what D asks of B; the way through C costs less
@@ -25,8 +25,6 @@ MINER = "B"
 MINED_COINS = 8  # of 50 BTC
 COINS = {"A": 2, "C": 3, "D": 4, "E": 1}  # that the others get: one to pay for each channel's end, and what funds some
 COIN_SAT = 10_000_000
-BURN = "bcrt1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqdku202"  # 20 zero bytes: coins mined to it are nobody's
-MATURITY = 100  # blocks until mined coins can be spent
 
 # Shorter than on a real chain, so that the story fits on a screen: a lock delta of 6 blocks (R5), 3 confirmations.
 SHORT = {
@@ -41,17 +39,13 @@ SHORT = {
 Holdings = dict[tuple[str, str], dict[str, int]]
 
 
-class Example:
-    """The nodes of the example network, by their letters.
+class Example(Cast):
+    """The nodes of the example network, by their letters."""
 
-    Attributes:
-        nodes: those made so far.
-    """
-
-    def __init__(self, network: DemoNetwork) -> None:
-        self.network = network
-        self.nodes: dict[str, DemoNode] = {}
-        self._listening: dict[str, str] = {}
+    @property
+    def miner(self) -> str:
+        """Always the same."""
+        return MINER
 
     # --- setting up -------------------------------------------------------------------------------------------------
 
@@ -61,20 +55,20 @@ class Example:
         self.network.start_chain(port)
         (self.network.directory / "chain" / "url").write_text(self.network.chain_url + "\n")
         others = [name for name in SERVERS if name != MINER]
-        self._add_server(MINER)
+        self._add(MINER)
         self.nodes[MINER].start()
         for name in others:
-            self._add_server(name)
+            self._add(name)
         self.nodes[MINER].wait_until_up()
         # Before the others start: they begin where the chain is then, and have nothing to read.
-        self._post(MINER, "/chain/mine", blocks=MINED_COINS)
-        self._post(MINER, "/chain/mine", blocks=MATURITY, address=BURN)
+        self.post(MINER, "/chain/mine", blocks=MINED_COINS)
+        self.post(MINER, "/chain/mine", blocks=MATURITY, address=BURN)
         # D asks more of B than of C: so the short way is heard of first, and the longer one is cheaper.
         self.nodes["D"].settings["fees.neighbours"] = f"{self.nodes['B'].peer_id} 5000 {DEAR_PPM}"
         for name in others:
             self.nodes[name].start()
         for name in HELPERS:
-            self._add_client(name)
+            self.add_client(name, HELPERS[name], **SHORT)
         for name in others:
             self.nodes[name].wait_until_up()
         for name in HELPERS:
@@ -82,25 +76,15 @@ class Example:
         for name in HELPERS:
             self.nodes[name].wait_until_up()
 
-    def _add_server(self, name: str) -> None:
-        address = address_of(name)
-        self._listening[name] = f"/ip4/{address}/tcp/{free_port(address)}"
-        roles = {f"roles__{switch}": "true" for switch in SERVERS[name]}
-        self._add(name, host__listen=self._listening[name], chain__poll_seconds="0.1", **roles, **self.network.by_rpc)
-
-    def _add_client(self, name: str) -> None:
-        told = ",".join(f"{self._listening[each]}/p2p/{self.nodes[each].peer_id}" for each in HELPERS[name])
-        self._add(name, chain__kind="remote", chain__helpers=told)
-
-    def _add(self, name: str, **settings: str) -> None:
-        self.nodes[name] = self.network.add(name, **SHORT, **settings)
+    def _add(self, name: str) -> None:
+        self.add_server(name, address_of(name), SERVERS[name], **SHORT)
 
     def share_coins(self) -> None:
         """The miner gives the others coins."""
         for name, count in COINS.items():
             for _ in range(count):
-                address = self._post(name, "/wallet/addresses")["address"]
-                self._post(MINER, "/wallet/send", address=address, amount_sat=COIN_SAT)
+                address = self.post(name, "/wallet/addresses")["address"]
+                self.post(MINER, "/wallet/send", address=address, amount_sat=COIN_SAT)
         self.mine(1)
         for name in COINS:
             wait_for(f"{name}'s coins", lambda name=name: self.nodes[name].wallet_sat() >= COINS[name] * COIN_SAT)  # type: ignore[misc]
@@ -108,11 +92,11 @@ class Example:
     def link(self) -> None:
         """Everybody dials its neighbours."""
         for dialler, other in LINKS:
-            self._post(dialler, "/peers", address=self.nodes[other].address)
+            self.post(dialler, "/peers", address=self.nodes[other].address)
 
     def open_channel(self, funder: str, other: str) -> str:
         """Ask for a channel; gives the id of the transaction that funds it."""
-        opened = self._post(funder, "/channels", peer=self.nodes[other].peer_id, capacity_sat=CAPACITY_SAT)
+        opened = self.post(funder, "/channels", peer=self.nodes[other].peer_id, capacity_sat=CAPACITY_SAT)
         return str(opened["funding_txid"])
 
     def confirm_channels(self) -> None:
@@ -126,37 +110,7 @@ class Example:
 
         wait_for("the channels to open", opened)
 
-    def _post(self, name: str, path: str, **order: str | int) -> Json:
-        answer: Json = self.nodes[name].client.post(path, order)
-        return answer
-
-    def mine(self, blocks: int) -> None:
-        """Make blocks, and wait until every node that runs has seen them."""
-        height = self._post(MINER, "/chain/mine", blocks=blocks, address=BURN)["height"]
-        for node in self.nodes.values():
-            if node.is_running:
-                wait_for(
-                    f"{node.name} to see block {height}",
-                    lambda node=node: node.client.get("/status")["chain"]["height"] >= height,  # type: ignore[misc]
-                )
-
     # --- channels ---------------------------------------------------------------------------------------------------
-
-    def usable(self, here: str, there: str) -> bool:
-        """Whether a node can use its channel with another."""
-        channel = self.nodes[here].channel_with(self.nodes[there])
-        return channel is not None and channel["usable"]
-
-    def closed(self, here: str, there: str) -> bool:
-        """Whether a channel is over for one of its ends."""
-        channel = self.nodes[here].channel_with(self.nodes[there])
-        return channel is None or channel["phase"] == "closed"
-
-    def close_channel(self, here: str, there: str, *, force: bool) -> None:
-        """Begin to close a channel."""
-        channel = self.nodes[here].channel_with(self.nodes[there])
-        assert channel is not None
-        self._post(here, f"/channels/{channel['channel_id']}/close", force=force)
 
     def holdings(self) -> Holdings:
         """What each end of each channel holds, millisatoshi."""

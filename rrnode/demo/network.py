@@ -4,12 +4,14 @@ Everything listens on this machine only. Each process belongs to the demo and en
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -34,7 +36,7 @@ def wait_for(what: str, ask: Callable[[], T | None], patience: float = PATIENCE)
         if answer:
             return answer
         if time.monotonic() > end:
-            raise UserError(f"waited {patience:.0f} s for {what}, in vain", "look at the logs in the demo's directory")
+            raise UserError(f"waited {patience:.0f} s for {what}, in vain")
         time.sleep(LOOK_EVERY)
 
 
@@ -71,6 +73,7 @@ class Spawned:
         """SIGTERM; `wait_for_end` follows."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGCONT)  # one that sleeps would not hear
 
     def wait_for_end(self) -> None:
         """Give it a few seconds, then end it."""
@@ -82,11 +85,17 @@ class Spawned:
 
 
 class DemoNode:
-    """One node of the demo: its directory, its process, and its control API."""
+    """One node of the demo: its directory, its process, and its control API.
 
-    def __init__(self, name: str, data_dir: Path, settings: Mapping[str, str]) -> None:
+    Args:
+        within: what to put before a command, so that it runs in another network namespace.
+    """
+
+    def __init__(self, name: str, data_dir: Path, settings: Mapping[str, str], within: Sequence[str] = ()) -> None:
         self.name, self.data_dir, self.settings = name, data_dir, dict(settings)
+        self._within = tuple(within)
         self._spawned: Spawned | None = None
+        self.sleeps = False
         self.client = ControlClient(data_dir)
         answer = rrnode("--datadir", str(data_dir), "init", *_sets(self.settings), "--json")
         self.peer_id = str(_json(answer)["peer_id"])
@@ -94,7 +103,8 @@ class DemoNode:
     def start(self, **more: str) -> None:
         """Start the process; `wait_until_up` follows."""
         self.settings |= {key.replace("__", "."): value for key, value in more.items()}
-        command = [sys.executable, "-m", "rrnode.cli", "--datadir", str(self.data_dir), "start"]
+        self.sleeps = False
+        command = [*self._within, sys.executable, "-m", "rrnode.cli", "--datadir", str(self.data_dir), "start"]
         self._spawned = Spawned(self.name, command + _sets(self.settings), self.data_dir / "demo.log")
 
     def wait_until_up(self) -> Json:
@@ -128,8 +138,8 @@ class DemoNode:
         return found
 
     def channel_with(self, other: "DemoNode") -> Json | None:
-        """Its channel with another node."""
-        return next((each for each in self.channels() if each["peer_id"] == other.peer_id), None)
+        """Its newest channel with another node."""
+        return next((each for each in reversed(self.channels()) if each["peer_id"] == other.peer_id), None)
 
     def wallet_sat(self) -> int:
         """Its coins on the chain, confirmed or not."""
@@ -151,6 +161,18 @@ class DemoNode:
         if self._spawned is not None:
             self._spawned.wait_for_end()
             self._spawned = None
+
+    def put_to_sleep(self) -> None:
+        """SIGSTOP: it does nothing until `wake`."""
+        assert self._spawned is not None
+        self._spawned.process.send_signal(signal.SIGSTOP)
+        self.sleeps = True
+
+    def wake(self) -> None:
+        """Go on where it stood."""
+        assert self._spawned is not None
+        self._spawned.process.send_signal(signal.SIGCONT)
+        self.sleeps = False
 
     def kill(self) -> None:
         """SIGKILL, as a power cut would."""
@@ -181,15 +203,19 @@ def _sets(settings: Mapping[str, str]) -> list[str]:
 
 
 class DemoNetwork:
-    """A chain process and nodes in one directory. A context manager: on leaving, nothing runs any more."""
+    """A chain process and nodes in one directory. A context manager: on leaving, nothing runs any more.
+
+    Attributes:
+        kept: whether it shall go on running when its stage is left.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.kept = False
         self.nodes: list[DemoNode] = []
         self._chain: Spawned | None = None
         self.chain_url = ""
         self.cookie = directory / "chain" / ".cookie"
-        self._stack = ExitStack()
 
     def __enter__(self) -> "DemoNetwork":
         return self
@@ -199,32 +225,56 @@ class DemoNetwork:
     ) -> None:
         self.stop()
 
-    def start_chain(self, port: int) -> None:
-        """Start the embedded regtest as a process of its own, speaking Bitcoin Core's RPC."""
+    def start_chain(self, port: int, within: Sequence[str] = ()) -> None:
+        """Start the embedded regtest as a process of its own, speaking Bitcoin Core's RPC on 127.0.0.1 of its namespace."""
+        folder = self.directory / "chain"
+        command = [*within, sys.executable, "-m", "rrnode.cli", "chain", "serve", "--datadir", str(folder)]
+        self._start_chain([*command, "--port", str(port), "--cookie", str(self.cookie)], port, here=not within)
+
+    def start_bitcoind(self, program: Path, port: int) -> None:
+        """Start a Bitcoin Core on a regtest of its own, without peers."""
+        folder = self.directory / "chain"
+        self.cookie = folder / "regtest" / ".cookie"
+        options = ("-regtest", f"-datadir={folder}", f"-rpcport={port}", "-listen=0", "-connect=0", "-dnsseed=0")
+        frugal = ("-dbcache=4", "-par=1", "-disablewallet", "-debuglogfile=0")
+        self._start_chain([str(program), *options, *frugal], port)
+
+    def _start_chain(self, command: list[str], port: int, *, here: bool = True) -> None:
         folder = self.directory / "chain"
         folder.mkdir(mode=0o700)
-        command = [sys.executable, "-m", "rrnode.cli", "chain", "serve", "--datadir", str(folder)]
-        self._chain = Spawned(
-            "the chain", [*command, "--port", str(port), "--cookie", str(self.cookie)], folder / "log"
-        )
         self.chain_url = f"http://127.0.0.1:{port}"
-        chain = self._chain
+        chain = self._chain = Spawned("the chain", command, folder / "log")
 
         def there() -> bool:
             chain.check()
-            return self.cookie.exists() and _listens(port)
+            return self.cookie.exists() and (not here or _listens(port))
 
         wait_for("the chain to start", there)
+
+    def rpc(self, method: str, *parameters: Any) -> Any:
+        """Ask the chain itself, as Bitcoin Core's RPC has it. Raises UserError."""
+        import httpx
+
+        user, _, password = self.cookie.read_text().strip().partition(":")
+        question = {"jsonrpc": "1.0", "method": method, "params": parameters, "id": 1}
+        try:
+            answer = httpx.post(self.chain_url, json=question, auth=(user, password), trust_env=False, timeout=PATIENCE)
+            told = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise UserError(f"the chain does not answer {method}: {error}") from None
+        if told.get("error"):
+            raise UserError(f"the chain refuses {method}: {told['error']}")
+        return told["result"]
 
     @property
     def by_rpc(self) -> dict[str, str]:
         """The settings of a node that reaches the chain itself."""
         return {"chain__kind": "bitcoind", "chain__url": self.chain_url, "chain__cookie_file": str(self.cookie)}
 
-    def add(self, name: str, **settings: str) -> DemoNode:
+    def add(self, name: str, within: Sequence[str] = (), **settings: str) -> DemoNode:
         """Make a node's directory; keyword `fees__ppm` is the setting fees.ppm."""
         chosen = {"node.network": "regtest"} | {key.replace("__", "."): value for key, value in settings.items()}
-        node = DemoNode(name, self.directory / name, chosen)
+        node = DemoNode(name, self.directory / name, chosen, within)
         self.nodes.append(node)
         return node
 
@@ -279,3 +329,31 @@ def interrupted_cleanly() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stage(directory: Path | None) -> Iterator[DemoNetwork]:
+    """A network in a directory that is empty or not there yet; None: a temporary one.
+
+    On leaving, nothing runs any more and a temporary directory is gone, unless the network is `kept` or has failed.
+
+    Raises:
+        UserError: the directory is not empty; or what failed inside, then with the place of the logs.
+    """
+    chosen = directory or Path(tempfile.mkdtemp(prefix="rrnode-demo-"))
+    chosen.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(chosen.iterdir()):
+        raise UserError(f"{chosen} is not empty", "name a new directory with --directory")
+    network, failed = DemoNetwork(chosen), False
+    try:
+        with interrupted_cleanly():
+            yield network
+    except UserError as error:
+        failed = True
+        logs = f"look at the logs in {chosen}"
+        raise UserError(str(error), f"{error.hint}; or {logs}" if error.hint else logs) from None
+    finally:
+        if not network.kept:
+            network.stop()
+        if not (network.kept or failed or directory is not None):
+            shutil.rmtree(chosen, ignore_errors=True)

@@ -76,3 +76,17 @@ class Screen:
             together = held["left"] + held["right"] + held["flight"]
             table.add_row(f"{left}-{right}", sat(held["left"]), sat(held["right"]), sat(held["flight"]), sat(together))
         self.console.print(table)
+
+    def holds(self, text: str) -> None:
+        """A claim that was checked."""
+        self.console.print(f"  [green]holds[/]  {text}", highlight=False)
+
+    def purses(self, rows: Mapping[str, tuple[int, int, int]]) -> None:
+        """A table: who, and what it had before, would have by an honest close, and has after the cheat, satoshi."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("satoshi")
+        for column in ("before", "by closing honestly", "after the cheat", "difference"):
+            table.add_column(column, justify="right")
+        for name, (before, honest, after) in rows.items():
+            table.add_row(name, f"{before:,}", f"{honest:,}", f"{after:,}", f"{after - honest:+,}")
+        self.console.print(table)

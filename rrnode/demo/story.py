@@ -1,7 +1,5 @@
 """The story of the demo: A pays E and D over the example network, a failure on the way, then the coins come back."""
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from rich.console import Console
 
 from rrnode.control.client import Json
 from rrnode.demo.example import CAPACITY_SAT, CHANNELS, DEAR_PPM, HELPERS, Example, Holdings, worth
-from rrnode.demo.network import DemoNetwork, interrupted_cleanly, wait_for
+from rrnode.demo.network import DemoNetwork, stage, wait_for
 from rrnode.demo.screen import Screen, sat
 from rrnode.errors import UserError
 
@@ -42,34 +40,21 @@ def run(options: Options, console: Console | None = None) -> Json:
         UserError: something did not go as it should.
     """
     screen = Screen(console or Console())
-    directory = options.directory or Path(tempfile.mkdtemp(prefix="rrnode-demo-"))
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty", "name a new directory with --directory")
     began = time.monotonic()
-    network = DemoNetwork(directory)
-    kept = False
-    try:
-        with interrupted_cleanly():
-            story = _Story(network, screen)
-            story.set_up()
-            story.pay()
-            story.close()
-            if options.keep:
-                story.bring_back()
-            kept = options.keep
-        seconds = time.monotonic() - began
-        _farewell(screen, story, directory, seconds, keep=options.keep)
+    with stage(options.directory) as network:
+        story = _Story(network, screen)
+        story.set_up()
+        story.pay()
+        story.close()
+        if options.keep:
+            story.bring_back()
+        network.kept = options.keep
+        _farewell(screen, story, network.directory, time.monotonic() - began, keep=options.keep)
         return {
-            "seconds": round(seconds, 1),
+            "seconds": round(time.monotonic() - began, 1),
             "payments": story.ended,
             "nodes": {name: str(node.data_dir) for name, node in sorted(story.nodes.items())} if options.keep else {},
         }
-    finally:
-        if not kept:
-            network.stop()
-            if options.directory is None:
-                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _farewell(screen: Screen, story: "_Story", directory: Path, seconds: float, *, keep: bool) -> None:

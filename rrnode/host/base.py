@@ -175,6 +175,10 @@ class Host(ABC):
         """Serve inbound streams of this protocol. The stream is closed when the handler returns, reset when it raises."""
 
     @abstractmethod
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols whose inbound streams are served, in alphabetical order."""
+
+    @abstractmethod
     async def dial(self, address: str) -> PeerId:
         """Connect to one multiaddr ending in `/p2p/<id>` and complete `Hello`; returns at once when already linked.
 

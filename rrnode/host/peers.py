@@ -156,6 +156,9 @@ class LinkedHost(Host):
     def handle(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler
 
+    def protocols(self) -> tuple[str, ...]:
+        return tuple(sorted((wire.PROTOCOL, *self._handlers)))
+
     async def dial(self, address: str) -> PeerId:
         try:
             where, peer = split_address(address)

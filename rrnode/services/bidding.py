@@ -4,16 +4,18 @@ The chain is asked each time; remembered is only what keeps bids apart: once a b
 block would feed nobody but miners.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import structlog
+import trio
 
 from protocols.errors import DecodeError
 from protocols.ids import Txid
+from protocols.onchain.scripts import dust_threshold
 from protocols.units import BlockHeight, FeeRate, Sat, fee_for
 from protocols.watch.bounty import BountyClaim, NoClaim, assemble, assemble_child
-from protocols.watch.hunt import Case
+from protocols.watch.hunt import MOST_OUTPUTS, Case
 from protocols.watch.pairs import Pair
 from rrnode.chain.base import ChainBackend, Verdict
 from rrnode.chain.fees import FeePolicy
@@ -26,25 +28,37 @@ log = structlog.get_logger(__name__)
 
 ASK_WITHIN = 2  # blocks: others hunt the same
 MOST_REMEMBERED = 10_000  # bids; a forgotten one may be repeated a block early
+MOST_TRIES = 16  # bids on one thing in one look, each at twice the fee: from the relay floor to 10 million sat
+
+_PAYS_TOO_LITTLE = ("fee", "replace")  # in what Bitcoin Core says of it: "insufficient fee", "mempool min fee not met"
 
 Claim = tuple[Txid, Sat]  # published last, and its fee
+Note = Callable[[Txid, Txid], Awaitable[None]]  # of a case: this claim is about to leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Standing:
-    """A transaction in the mempool that spends outputs of a breach; ours, too."""
+    """A transaction in the mempool that spends outputs of a breach; ours, too.
+
+    Attributes:
+        carried: fee of it and of what spends its outputs, all of which goes with it.
+    """
 
     fee: Sat
     vbytes: int
-    prevouts: frozenset[bytes]
+    carried: Sat
     ours: bool
 
 
 class Bidder:
-    """Publishes claims. Every method may raise ChainUnavailable."""
+    """Publishes claims. Every method may raise ChainUnavailable.
 
-    def __init__(self, backend: ChainBackend, policy: FeePolicy) -> None:
-        self._backend, self._policy = backend, policy
+    Args:
+        note: told of each claim before it leaves: by that alone it is known to be ours later.
+    """
+
+    def __init__(self, backend: ChainBackend, policy: FeePolicy, note: Note) -> None:
+        self._backend, self._policy, self._note = backend, policy, note
         self._began: dict[Txid, BlockHeight] = {}  # when a case was first bid for
         self._raised: dict[tuple[Txid, int], BlockHeight] = {}  # when something that stood was last replaced
 
@@ -88,16 +102,38 @@ class Bidder:
 
     async def _standing(self, case: Case, spenders: Mapping[bytes, Txid]) -> dict[Txid, _Standing]:
         there = {spenders[place] for place in case.places if place in spenders}
-        found = {}
+        found, outputs = {}, list[bytes]()
         for txid, raw in (await self._backend.mempool_transactions(list(there))).items():
             tx = _parsed(raw)
-            values = [await self._value(case, place) for place in tx.prevouts] if tx is not None else [None]
-            if tx is None or None in values:
+            fee = None if tx is None else await self._fee(case, tx)
+            if tx is None or fee is None:
                 continue
-            fee = sum(value for value in values if value is not None) - sum(each.value for each in tx.outputs)
-            ours = any(each.script == case.script for each in tx.outputs)
-            found[txid] = _Standing(fee=Sat(fee), vbytes=tx.vsize, prevouts=frozenset(tx.prevouts), ours=ours)
+            found[txid] = _Standing(fee=fee, vbytes=tx.vsize, carried=fee, ours=txid in case.claims)
+            outputs += (outpoint(txid, index) for index in range(min(len(tx.outputs), MOST_OUTPUTS)))
+        await self._add_children(case, found, outputs)
         return found
+
+    async def _add_children(self, case: Case, found: dict[Txid, _Standing], outputs: list[bytes]) -> None:
+        """What spends these outputs of what was found is driven out with it, so its fees must be outbid too (BIP 125,
+        rule 3). A claim, being version 3, has one child at most (BIP 431); more are left to `_bid`, which asks and sees."""
+        children = await self._backend.mempool_spenders(outputs) if outputs else {}
+        parents = {child: Txid(place[:32]) for place, child in children.items() if child not in found}
+        for txid, raw in (await self._backend.mempool_transactions(list(parents))).items():
+            tx = _parsed(raw)
+            fee = None if tx is None else await self._fee(case, tx)
+            if fee is not None:
+                parent = found[parents[txid]]
+                found[parents[txid]] = replace(parent, carried=Sat(parent.carried + fee))
+
+    async def _fee(self, case: Case, tx: Tx) -> Sat | None:
+        """Of a transaction in the mempool; None when something that it spends is not there any more."""
+        total = -sum(each.value for each in tx.outputs)
+        for place in tx.prevouts:
+            value = await self._value(case, place)
+            if value is None:
+                return None
+            total += value
+        return Sat(total)
 
     async def _value(self, case: Case, place: bytes) -> Sat | None:
         """Of an output of the breach, the chain or the mempool: a cheat may well spend from what is in no block yet."""
@@ -117,7 +153,7 @@ class Bidder:
             return None
         claims = self._assembled(case, pairs, rate, Sat(0))
         if replaced and claims:
-            old_fee, old_vbytes = Sat(sum(each.fee for each in replaced)), sum(each.vbytes for each in replaced)
+            old_fee, old_vbytes = Sat(sum(each.carried for each in replaced)), sum(each.vbytes for each in replaced)
             fee, vbytes = Sat(sum(each.fee for each in claims)), sum(each.vbytes for each in claims)
             if all(each.ours for each in replaced):
                 if not self._policy.worth_replacing(old_fee, old_vbytes, fee, vbytes):
@@ -130,15 +166,33 @@ class Bidder:
                 )
                 if fee < least:
                     claims = self._assembled(case, pairs, rate, Sat(least))
-        left: Claim | None = None
-        for claim in claims:
-            if await self._publish(case, claim):
-                left = Txid(_txid(claim.raw)), claim.fee
+        left = await self._offer(case, pairs, rate, claims)
         if left is not None and replaced:
             while len(self._raised) > MOST_REMEMBERED:
                 del self._raised[next(iter(self._raised))]
             self._raised[key] = tip
         return left
+
+    async def _offer(
+        self, case: Case, pairs: Sequence[Pair], rate: FeeRate, claims: tuple[BountyClaim, ...]
+    ) -> Claim | None:
+        """Publish these. Where none is taken because it pays too little, the mempool knows of more than we do (a minimum of
+        its own, descendants that we did not see): twice as much, as far as the bounties reach."""
+        for _ in range(MOST_TRIES):
+            left: Claim | None = None
+            too_low = False
+            for claim in claims:
+                refused = await self._publish(case, claim)
+                if refused is None:
+                    left = _txid(claim.raw), claim.fee
+                too_low = too_low or (refused is not None and any(word in refused for word in _PAYS_TOO_LITTLE))
+            if left is not None or not too_low:
+                return left
+            least = min(min(2 * each.fee, each.fee + each.reward - dust_threshold(case.script)) for each in claims)
+            if least <= max(each.fee for each in claims):
+                return None
+            claims = self._assembled(case, pairs, rate, Sat(least))
+        return None
 
     def _assembled(self, case: Case, pairs: Sequence[Pair], rate: FeeRate, least: Sat) -> tuple[BountyClaim, ...]:
         """Claims at this feerate, or at the highest below it that leaves something."""
@@ -156,19 +210,21 @@ class Bidder:
                 return ()
             rate = max(FeeRate(rate // 2), self._policy.floor)
 
-    async def _publish(self, case: Case, claim: BountyClaim) -> bool:
-        """What libbitcoinkernel refuses does not leave."""
-        where = {"breach": txid_text(case.txid), "claim": txid_text(_txid(claim.raw))}
-        problem = check_transaction(claim.raw, claim.spent)
+    async def _publish(self, case: Case, claim: BountyClaim) -> str | None:
+        """Why it did not leave, None when it did. What libbitcoinkernel refuses does not leave."""
+        txid = _txid(claim.raw)
+        where = {"breach": txid_text(case.txid), "claim": txid_text(txid)}
+        problem = await trio.to_thread.run_sync(check_transaction, claim.raw, claim.spent)
         if problem is not None:
             log.error("claim.invalid", reason=problem, **where)
-            return False
+            return problem
+        await self._note(case.txid, txid)
         result = await self._backend.publish((claim.raw,))
         if result.verdict is Verdict.REFUSED:
             log.info("claim.refused", reason=result.reason, fee_sat=claim.fee, **where)
-            return False
+            return result.reason
         log.warning("claim.published", fee_sat=claim.fee, reward_sat=claim.reward, **where)
-        return True
+        return None
 
 
 def _parsed(raw: bytes) -> Tx | None:

@@ -47,14 +47,16 @@ from rrnode.chain.proofs import Proofs
 from rrnode.errors import ChainUnavailable
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
-from rrnode.services.limits import Allowance, one_sender, printable
+from rrnode.services.limits import Allowance, Shares, one_network, one_sender, printable
 
 log = structlog.get_logger(__name__)
 
 MOST_WATCHED = 20_000  # things of one client: some 2 MB, and 40 requests to Bitcoin Core at each look
 MOST_WATCHED_IN_ALL = 400_000  # some 50 MB; beyond it each client has its own room only
 OWN_ROOM = 1_000  # things that a client may watch whatever others do: twenty greedy ones would lock out all the rest
-LOOK_EVERY = 1.0  # seconds between two looks at the mempool: each costs Bitcoin Core some requests per client
+MOST_OF_SENDER = 16  # clients at once
+MOST_OF_NETWORK = 64  # of 256: so that four networks are needed to lock out the rest
+LOOK_EVERY = 1.0  # seconds between two looks at the mempool: each costs Bitcoin Core a request per 500 things watched
 TIP_EVERY = 0.1  # seconds between two looks at the tip: each costs it a few, however many clients there are
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds while the chain is away
 
@@ -128,7 +130,10 @@ class ChainFactsServer:
         self._clients: dict[PeerId, _Client] = {}
         self._best: tuple[BlockRef, bytes] | None = None  # with its header
         self._arrivals = Allowance(per_key=1, burst=20, total=1000)
-        self._publications = Allowance(per_key=5, burst=200, total=100)  # each costs Bitcoin Core a validation
+        # Each publication costs Bitcoin Core a validation, each question perhaps the reading of a block. Who publishes too
+        # much is refused; who asks too much waits, for a refusal would be no answer that a client can count.
+        self._publications = Shares(per_sender=5, per_network=20, total=100, own=0.2, burst=40)
+        self._questions = Shares(per_sender=20, per_network=50, total=100, own=0.5, burst=40)
         host.handle(PROTOCOL, self._serve)
 
     def __len__(self) -> int:
@@ -171,8 +176,10 @@ class ChainFactsServer:
 
     async def _look_at_mempool(self) -> BlockRef:
         best = await self._chain.tip()
-        for client in tuple(self._clients.values()):
-            mempool = frozenset(await self._proofs.mempool(client.interests))
+        watched = {client: client.interests for client in self._clients.values()}
+        look = await self._proofs.look_at_mempool(Interests.joined(watched.values()))
+        for client, interests in watched.items():
+            mempool = look.of(interests)
             if client.told_mempool != mempool:
                 client.told_mempool = mempool
                 client.tell_news()
@@ -185,9 +192,8 @@ class ChainFactsServer:
         if not self._arrivals.take(one_sender(stream.remote_address, peer)):
             stream.reset()
             return
-        if len(self._clients) >= self._most and peer not in self._clients:
-            full = Stop(RefusalCode.TOO_MANY, "this node serves all the clients it can")
-            await stream.send(CODEC.encode(full))
+        if peer not in self._clients and (full := self._is_full_for(stream)):
+            await stream.send(CODEC.encode(Stop(RefusalCode.TOO_MANY, full)))
             return
         if older := self._clients.get(peer):
             older.stream.reset()
@@ -202,6 +208,16 @@ class ChainFactsServer:
         finally:
             if self._clients.get(peer) is client:
                 del self._clients[peer]
+
+    def _is_full_for(self, stream: FrameStream) -> str:
+        """Why one more client cannot be served; "" when it can."""
+        if len(self._clients) >= self._most:
+            return "this node serves all the clients it can"
+        for alike, most in ((one_sender, MOST_OF_SENDER), (one_network, MOST_OF_NETWORK)):
+            here = alike(stream.remote_address, stream.peer)
+            if sum(alike(c.stream.remote_address, c.stream.peer) == here for c in self._clients.values()) >= most:
+                return "this node serves enough clients of your network"
+        return ""
 
     async def _read(self, client: _Client) -> None:
         joiner = Joiner(REQUEST_PIECES)
@@ -252,6 +268,8 @@ class ChainFactsServer:
 
     async def _facts(self, client: _Client, request: Request) -> Answer:
         number = request.request
+        if isinstance(request, GetMatches | GetOutput | GetMempool):
+            await self._questions.wait(client.stream.remote_address, client.stream.peer)
         match request:
             case GetHeaders(locator=locator):
                 found = await self._proofs.headers_after(locator)
@@ -269,7 +287,7 @@ class ChainFactsServer:
                 matches = await self._proofs.matches(block_hash, client.interests)
                 if matches is None:
                     return Refused(number, RefusalCode.UNKNOWN_BLOCK, "no such block in my best chain")
-                return Matches(number, block_hash, matches)
+                return Matches(number, block_hash, *matches)
             case GetMempool():
                 found_now = await self._proofs.mempool(client.interests)
                 client.told_mempool = frozenset(found_now)
@@ -280,8 +298,8 @@ class ChainFactsServer:
                     return Output(number, (await self._chain.tip()).hash, bytes(32), ())
                 return Output(number, output[0], output[1], (output[2],))
             case Publish(transactions=transactions):
-                if not self._publications.take(one_sender(client.stream.remote_address, client.stream.peer)):
-                    return Refused(number, RefusalCode.TOO_FAST, "more than 5 publications a second")
+                if not self._publications.take(client.stream.remote_address, client.stream.peer):
+                    return Refused(number, RefusalCode.TOO_FAST, "too many publications by you or your network")
                 result = await self._chain.publish(transactions)
                 return Published(number, _VERDICTS[result.verdict], printable(result.reason)[:256])
             case GetFeerate(within_blocks=within_blocks):

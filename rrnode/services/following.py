@@ -88,6 +88,11 @@ class Following:
             return ""
         return f"no block came for {hours:.0f} hours: {self._backend.name} may be syncing, or cut off from the network"
 
+    @property
+    def ready(self) -> bool:
+        """Whether the chain is followed, up to its tip, and the engine knows it: it takes on nothing new before."""
+        return not self.problem and self.reserve.confirmed_sat is not None
+
     async def check(self) -> None:
         """Make sure that the backend, which is running, is of our network. Raises UserError, ChainUnavailable."""
         if await self._backend.genesis() != self._settings.network.genesis:

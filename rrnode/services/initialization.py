@@ -1,12 +1,10 @@
-"""`/rr/init/1`: bring a sealed payment initialization to the payee, wherever it hides (DESIGN 4, R14).
+"""`/rr/init/1`: take what payers send, as the payee or as a server of payees that cannot be dialled (DESIGN 4, R14).
 
-Three parts: a payee without a public address attaches to its routing servers; a server hands what arrives for it down
-that stream; a payer delivers under a throw-away identity, so that neither server nor payee learns who pays.
+A payee without a public address attaches to its servers; a server hands what arrives for it down that stream, or gives it
+to its mailbox, which the payee empties over the same stream. The payer's side is `rrnode.services.delivery`.
 """
 
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,35 +15,37 @@ from protocols.ids import PeerId
 from protocols.wire.init import (
     CODEC,
     PROTOCOL,
+    Acknowledge,
+    Acknowledged,
     Attach,
     Attached,
     Deliver,
     Delivered,
     DeliveryCode,
     Failed,
+    Fetch,
     Handed,
+    Inquire,
+    Kept,
+    Mails,
+    Store,
     Taken,
 )
-from rrnode.errors import LinkClosed, Unreachable
+from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
+from rrnode.services.collecting import Collector
 from rrnode.services.limits import Allowance, one_sender, printable
+from rrnode.services.mailbox import TOO_FAST, Mailbox
 from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 
+Take = Callable[[bytes, bytes], Awaitable[tuple[int, str]]]
+
 ANSWER_WITHIN = 10.0  # seconds that a payee has to take what was handed to it
-DELIVER_WITHIN = 15.0  # seconds that a payer gives one server
-NEXT_SERVER_AFTER = 2.0  # seconds of silence after which the next server is tried beside it
+NOTHING_KEPT = Failed(DeliveryCode.NO_MAILBOX, "this server has no mailbox for that payee")
 MOST_PENDING = 16  # initializations handed to one payee and not yet answered
-
-
-class NotTaken(Exception):
-    """Why an initialization is not taken: one of `DeliveryCode`, and a sentence."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
 
 
 @dataclass(slots=True)
@@ -58,30 +58,33 @@ class _Payee:
 
 
 class InitializationService:
-    """Attach, hand down, deliver.
+    """Attach, hand down, keep.
 
     Args:
         host: the links.
         take: reads a sealed initialization meant for us, from a sender told apart by the second argument, and begins to
-            flood; raises NotTaken.
-        attaches_to: whether this peer is a routing server of ours, at which we want to be reachable.
+            flood; gives one of `DeliveryCode`, or 0, and a sentence.
+        attaches_to: whether this peer is a server of ours, at which we want to be reachable.
         hands_to: whether this peer is a client of ours, to which we hand what arrives.
-        throw_away: a running host with a fresh identity and no listening port.
+        mailbox: keeps for clients that are away; None: this server keeps nothing.
+        collector: empties our mailbox at a server that has one for us.
     """
 
     def __init__(
         self,
         *,
         host: Host,
-        take: Callable[[bytes, bytes], Awaitable[None]],
+        take: Take,
         attaches_to: Callable[[PeerId], bool],
         hands_to: Callable[[PeerId], bool],
-        throw_away: Callable[[], AbstractAsyncContextManager[Host]],
+        collector: Collector,
+        mailbox: Mailbox | None = None,
     ) -> None:
-        self._host, self._take = host, take
-        self._hands_to, self._throw_away = hands_to, throw_away
+        self._host, self._take, self._hands_to = host, take, hands_to
+        self._collector, self.mailbox = collector, mailbox
         self._payees: dict[PeerId, _Payee] = {}
         self._strangers = Allowance(per_key=1.0, burst=20, total=200)
+        self._curious = Allowance(per_key=1.0, burst=20, total=200)
         self.attachments = Sessions(
             host=host, protocol=PROTOCOL, session=self._attached, needed=attaches_to, serves=None
         )
@@ -89,8 +92,11 @@ class InitializationService:
         host.handle(PROTOCOL, self._serve)
 
     async def run(self) -> None:
-        """Keep attached to our servers until cancelled."""
-        await self.attachments.run()
+        """Keep attached to our servers, and the mailbox in order, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.attachments.run)
+            if self.mailbox is not None:
+                nursery.start_soon(self.mailbox.run)
 
     # --- payee ------------------------------------------------------------------------------------------------------
 
@@ -109,22 +115,28 @@ class InitializationService:
             raise PeerProtocolError(f"{type(first).__name__} as the answer to Attach")
         self.standing.add(stream.peer)
         try:
-            while True:
-                match CODEC.decode(await stream.receive()):
-                    case Handed(number=number, sealed=sealed):
-                        code, reason = await self._taken(sealed, sealed[:33])  # the server counts its senders
-                        await stream.send(CODEC.encode(Taken(number, code, reason)))
-                    case other:
-                        raise PeerProtocolError(f"{type(other).__name__} on an attached stream")
+            async with trio.open_nursery() as nursery:
+                answers, asked = trio.open_memory_channel[Mails | Acknowledged | Failed](1)
+                nursery.start_soon(self._collector.run, stream, asked)
+                await self._listen(stream, answers)
         finally:
             self.standing.discard(stream.peer)
 
-    async def _taken(self, sealed: bytes, sender: bytes) -> tuple[int, str]:
-        try:
-            await self._take(sealed, sender)
-        except NotTaken as refusal:
-            return refusal.code, refusal.reason[:256]
-        return 0, ""
+    async def _listen(
+        self, stream: FrameStream, answers: trio.MemorySendChannel[Mails | Acknowledged | Failed]
+    ) -> None:
+        while True:
+            match CODEC.decode(await stream.receive()):
+                case Handed(number=number, sealed=sealed):
+                    code, reason = await self._take(sealed, sealed[:33])  # the server counts its senders
+                    await stream.send(CODEC.encode(Taken(number, code, reason)))
+                case Mails() | Acknowledged() | Failed() as answer:
+                    try:
+                        answers.send_nowait(answer)
+                    except trio.WouldBlock:
+                        raise PeerProtocolError(f"{type(answer).__name__} that nobody asked for") from None
+                case other:
+                    raise PeerProtocolError(f"{type(other).__name__} on an attached stream")
 
     # --- server -----------------------------------------------------------------------------------------------------
 
@@ -136,6 +148,10 @@ class InitializationService:
         match CODEC.decode(frame):
             case Deliver(payee=payee, sealed=sealed):
                 await stream.send(CODEC.encode(await self._pass_on(stream, PeerId(payee), sealed)))
+            case Store(payee=payee, sealed=sealed):
+                await stream.send(CODEC.encode(await self._keep(stream, PeerId(payee), sealed)))
+            case Inquire() as question:
+                await stream.send(CODEC.encode(await self._tell(stream, question)))
             case Attach():
                 await self._hold(stream)
             case other:
@@ -153,6 +169,11 @@ class InitializationService:
                     case Taken(number=number) as taken:
                         if waiting := payee.pending.pop(number, None):
                             waiting.send_nowait(taken)
+                    case Fetch() | Acknowledge() as request:
+                        answer = (
+                            NOTHING_KEPT if self.mailbox is None else await self.mailbox.answer(stream.peer, request)
+                        )
+                        await stream.send(CODEC.encode(answer))
                     case other:
                         raise PeerProtocolError(f"{type(other).__name__} from an attached payee")
         finally:
@@ -166,8 +187,11 @@ class InitializationService:
         if not self._strangers.take(sender):
             return Failed(DeliveryCode.TOO_MANY, "too many initializations; try again in a few seconds")
         if payee == self._host.peer_id:
-            code, reason = await self._taken(sealed, sender)
+            code, reason = await self._take(sealed, sender)
             return Failed(code, reason) if code else Delivered()
+        return await self._hand_down(payee, sealed)
+
+    async def _hand_down(self, payee: PeerId, sealed: bytes) -> Delivered | Failed:
         there = self._payees.get(payee)
         if there is None:
             return Failed(DeliveryCode.NOT_HERE, "the payee is not connected to this server")
@@ -186,65 +210,17 @@ class InitializationService:
             there.pending.pop(number, None)
         return Failed(taken.code, printable(taken.reason)) if taken.code else Delivered()
 
-    # --- payer ------------------------------------------------------------------------------------------------------
+    async def _keep(self, stream: FrameStream, payee: PeerId, sealed: bytes) -> Delivered | Kept | Failed:
+        if self.mailbox is None or not self._hands_to(payee):
+            return NOTHING_KEPT
+        answer = await self._pass_on(stream, payee, sealed)  # it may have come meanwhile
+        if isinstance(answer, Failed) and answer.code in (DeliveryCode.NOT_HERE, DeliveryCode.NO_ANSWER):
+            return await self.mailbox.keep(payee, sealed, stream.remote_address)
+        return answer
 
-    async def deliver(self, payee: PeerId, servers: Sequence[str], sealed: bytes) -> None:
-        """Bring a sealed initialization to the payee by one of the addresses in its contact, in any order; one that is
-        silent for a while is not waited for before the next is tried. The payee takes it once.
-
-        Raises:
-            Unreachable: no address worked; the message says what each one answered.
-        """
-        said: list[str] = []
-        async with self._throw_away() as host:
-            if await self._deliver_somewhere(host, payee, random.sample(list(servers), len(servers)), sealed, said):
-                return
-        raise Unreachable("; ".join(said) or "the payee's contact names no server")
-
-    async def _deliver_somewhere(
-        self, host: Host, payee: PeerId, servers: Sequence[str], sealed: bytes, said: list[str]
-    ) -> bool:
-        delivered = False
-
-        async def attempt(address: str, ended: trio.Event) -> None:
-            nonlocal delivered
-            try:
-                answer = await self._deliver_at(host, address, payee, sealed)
-            except (Unreachable, LinkClosed) as error:
-                said.append(printable(str(error)))
-            except PeerProtocolError as error:
-                said.append(printable(f"{address} answered nonsense ({error})"))
-            else:
-                if answer is None:
-                    delivered = True
-                    nursery.cancel_scope.cancel()
-                else:
-                    said.append(printable(answer.reason) or f"{address} refused it, code {answer.code}")
-            ended.set()
-
-        async with trio.open_nursery() as nursery:
-            for address in servers:
-                ended = trio.Event()
-                nursery.start_soon(attempt, address, ended)
-                with trio.move_on_after(NEXT_SERVER_AFTER):
-                    await ended.wait()
-        return delivered
-
-    async def _deliver_at(self, host: Host, address: str, payee: PeerId, sealed: bytes) -> Failed | None:
-        try:
-            with trio.fail_after(DELIVER_WITHIN):
-                server = await host.dial(address)
-                stream = await host.open_stream(server, PROTOCOL)
-                try:
-                    await stream.send(CODEC.encode(Deliver(payee, sealed)))
-                    match CODEC.decode(await stream.receive()):
-                        case Delivered():
-                            return None
-                        case Failed() as failed:
-                            return failed
-                        case other:
-                            raise PeerProtocolError(f"{type(other).__name__} as the answer to Deliver")
-                finally:
-                    stream.reset()
-        except trio.TooSlowError:
-            raise Unreachable(f"{address} did not answer within {DELIVER_WITHIN:.0f} s") from None
+    async def _tell(self, stream: FrameStream, question: Inquire) -> Delivered | Kept | Failed:
+        if self.mailbox is None:
+            return NOTHING_KEPT
+        if not self._curious.take(one_sender(stream.remote_address, stream.peer)):
+            return TOO_FAST
+        return await self.mailbox.inquire(question)

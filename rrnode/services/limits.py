@@ -5,6 +5,10 @@ from collections.abc import Hashable
 
 import trio
 
+from rrnode.relations import network_of
+
+_UNLIMITED = 1e9  # requests a second
+
 
 class Allowance:
     """A rate limit per key and in total, bounded in memory.
@@ -58,6 +62,46 @@ def one_sender(address: str, peer: bytes) -> bytes:
     if number.is_loopback or kind not in ("ip4", "ip6"):
         return peer
     return number.packed if number.version == 4 else number.packed[:8]
+
+
+def one_network(address: str, peer: bytes) -> Hashable:
+    """Whose share a sender's requests come out of: the IPv4 /16 or IPv6 /32 that its address is in, else its own.
+
+    One who has many addresses has them there. All of this machine are one: behind a relay are as many as like.
+    """
+    return network_of(address) or peer
+
+
+class Shares:
+    """A rate limit for strangers of whom none, and no network, can use up what the others need.
+
+    Each sender has its rate, each network a share of the total, and beyond the total each network still has a little of its
+    own: from however many networks a flood comes, who asks seldom is served.
+
+    Args:
+        per_sender, per_network, total: requests a second.
+        own: requests a second that a network has even when the total is used up.
+        burst: seconds' worth that can be saved up.
+    """
+
+    def __init__(self, *, per_sender: float, per_network: float, total: float, own: float, burst: float) -> None:
+        self._senders = Allowance(per_key=per_sender, burst=per_sender * burst, total=_UNLIMITED)
+        self._networks = Allowance(per_key=per_network, burst=per_network * burst, total=total)
+        self._own = Allowance(per_key=own, burst=own * burst, total=_UNLIMITED)
+        self._retry = 1 / per_sender
+
+    def take(self, address: str, peer: bytes) -> bool:
+        """Use one request of whoever is at this address."""
+        network = one_network(address, peer)
+        if not self._senders.take(one_sender(address, peer)):
+            return False  # first, so that what it asks in vain costs its network nothing
+        return self._networks.take(network) or self._own.take(network)
+
+    async def wait(self, address: str, peer: bytes) -> None:
+        """Wait until there is one."""
+        await trio.lowlevel.checkpoint()
+        while not self.take(address, peer):  # noqa: ASYNC110 - time brings it, and nobody tells
+            await trio.sleep(self._retry)
 
 
 def printable(text: str) -> str:

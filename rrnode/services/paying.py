@@ -1,5 +1,5 @@
-"""Paying and being paid: from a string that the user pasted to a settled payment, and from a sealed initialization to
-the offers that go out for it (THEORY, "The protocol"; R9, R14).
+"""Paying: from a string that the user pasted to a settled payment, and the strings of our own (THEORY, "The protocol";
+R9, R14). Being paid is `rrnode.services.receiving`.
 
 The money engine decides and stores; this service tells the network what is wanted, waits as the policy says, and turns
 what happens into progress that a person can follow. It holds nothing that a restart would miss.
@@ -8,8 +8,10 @@ what happens into progress that a person can follow. It holds nothing that a res
 import contextlib
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,7 +19,7 @@ import trio
 
 from protocols.errors import DecodeError
 from protocols.ids import PaymentHash, PeerId, Preimage
-from protocols.payment import payer, request
+from protocols.payment import by_hand, payer, request
 from protocols.payment.config import EngineConfig
 from protocols.payment.engine import Engine as MoneyEngine
 from protocols.payment.events import (
@@ -29,45 +31,45 @@ from protocols.payment.events import (
     PayPhase,
     PayRequested,
     Promise,
-    PromiseChanged,
     PromiseMade,
-    PromisePhase,
-    RequestRefused,
 )
-from protocols.payment.initialization import Initialization, seal, unseal
-from protocols.payment.payee import Budget, Judgement, flood_of, hash_of, judge, lock_blocks, promise_of
-from protocols.routing.events import (
-    FloodEnded,
-    OfferArrived,
-    OffersNoLongerWanted,
-    OffersWanted,
-    RoutingEvent,
-)
+from protocols.payment.payee import lock_blocks
+from protocols.routing.events import OfferArrived, OffersNoLongerWanted, OffersWanted, RoutingEvent
 from protocols.units import MAX_MSAT, Amount, AssetId, Msat, UnixTime
-from protocols.wire.init import DeliveryCode
 from rrnode.config.settings import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.convert import offer_seen
 from rrnode.control.text import peer_text
-from rrnode.errors import StorageFailed, Unreachable, UserError
-from rrnode.services.initialization import NotTaken
+from rrnode.errors import StorageFailed, UserError
+from rrnode.services.bringing import LIVES, Bringing, Stage, Step, sealed_for
+from rrnode.services.receiving import refused
 from rrnode.services.subscriptions import SubscriptionClient
 
 log = structlog.get_logger(__name__)
 
 ANEW_WITHIN_MS = 3000  # how long a payment that came back waits for a neighbour to quote anew
-INITIALIZATION_LIVES = 120  # seconds that offers for one payment stay of use
+TOLD_WITHIN_MS = 75_000  # the longest that it takes to try all servers of a payee, and then their mailboxes
+NOT_HEARD_OF = "The payee was not heard of in time. Nothing was paid; try again when it is there."
+MOST_DELIVERIES = 1000  # of which it is remembered how the payee was told, for the owner: as many as payments are shown
 
 
 @dataclass(slots=True)
 class _Run:
-    """A payment under way in this process."""
+    """A payment under way in this process.
+
+    Attributes:
+        offers, arrived: None in it says that something else has changed.
+        patience: milliseconds after its start until which no offer is no reason to give up: the payee is not told yet.
+        begun: likewise, when the wait for the first offer began.
+    """
 
     payment: Payment
     started: float
-    offers: trio.MemorySendChannel[OfferArrived]
-    arrived: trio.MemoryReceiveChannel[OfferArrived]
+    offers: trio.MemorySendChannel[OfferArrived | None]
+    arrived: trio.MemoryReceiveChannel[OfferArrived | None]
+    patience: int = 0
+    begun: int = 0
     cheapest: Msat | None = None
     undelivered: str = ""
     locking: bool = False
@@ -77,16 +79,21 @@ class _Run:
     def after_ms(self) -> int:
         return int((trio.current_time() - self.started) * 1000)
 
+    def nudge(self) -> None:
+        """Whoever waits for offers shall look again."""
+        with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            self.offers.send_nowait(None)
+
 
 class Paying:
-    """Payments that we make and take.
+    """Payments that we make.
 
     Args:
         engine: to read from; it is changed only through `ask`.
         ask: `Dispatcher.ask`.
         tell: gives an event to the routing engine.
         subscriptions: our subscriptions at routing servers.
-        deliver: brings a sealed initialization to a payee; raises Unreachable.
+        bringing: brings initializations to payees.
         secret: our node key.
         servers: where payers can reach us, for our contact.
     """
@@ -103,7 +110,7 @@ class Paying:
         ask: Callable[[Any], Awaitable[list[Any]]],
         tell: Callable[[RoutingEvent], None],
         subscriptions: SubscriptionClient,
-        deliver: Callable[[PeerId, Sequence[str], bytes], Awaitable[None]],
+        bringing: Bringing,
         servers: Callable[[], tuple[str, ...]],
         now: Callable[[], UnixTime],
         prefixes: dict[str, str],
@@ -111,9 +118,9 @@ class Paying:
         self._settings, self._config, self._engine = settings, config, engine
         self._us, self._secret, self._bus = us, secret, bus
         self._ask, self._tell, self._subscriptions = ask, tell, subscriptions
-        self._deliver, self._servers, self._now, self._prefixes = deliver, servers, now, prefixes
+        self._bringing, self._servers, self._now, self._prefixes = bringing, servers, now, prefixes
         self._asset: AssetId = settings.network.genesis
-        self._budget = Budget()
+        self._deliveries: OrderedDict[PaymentHash, str] = OrderedDict()
         self._runs: dict[PaymentHash, _Run] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -164,7 +171,7 @@ class Paying:
             lock_blocks=lock_blocks(self._config, os.urandom(32)),
             memo=memo,
         )
-        _refused(await self._ask(made))
+        refused(await self._ask(made))
         promise = self._engine.promise(payment_hash)
         assert promise is not None
         asked = request.Request(
@@ -176,6 +183,24 @@ class Paying:
 
     async def pay(self, order: m.PayOrder) -> PaymentHash:
         """Check, store and start a payment. Raises UserError with the sentence the user should see."""
+        return (await self._begin(order, by_hand=False)).payment_hash
+
+    async def pay_by_hand(self, order: m.PayOrder) -> tuple[Payment, str]:
+        """Likewise, but our user gives the initialization to the payee: gives its text. Raises UserError."""
+        payment = await self._begin(order, by_hand=True)
+        sealed = sealed_for(payment, payment.expiry)
+        return payment, by_hand.encode(payment.payee, sealed, prefix=self._settings.network.prefix)
+
+    async def give_up(self, payment_hash: PaymentHash) -> None:
+        """End a payment of which nothing is locked. Raises UserError when that cannot be."""
+        reason = "It was given up by its owner. Nothing was paid."
+        refused(await self._ask(PayAbandoned(payment_hash=payment_hash, reason=reason)))
+
+    def delivery(self, payment_hash: PaymentHash) -> str:
+        """How the payee was told of a payment, as far as this process knows."""
+        return self._deliveries.get(payment_hash, "")
+
+    async def _begin(self, order: m.PayOrder, *, by_hand: bool) -> Payment:
         try:
             target = request.decode(
                 order.target.strip(),
@@ -185,6 +210,8 @@ class Paying:
             )
         except DecodeError as error:
             raise UserError(str(error)) from None
+        asleep = self._settings.wait.asleep_s if order.asleep_s is None else order.asleep_s
+        lives = max(LIVES, asleep)
         if isinstance(target, request.Request):
             contact, memo = target.contact, target.memo
             if order.amount_msat is not None and order.amount_msat != target.amount.msat:
@@ -192,7 +219,7 @@ class Paying:
                     f"the request asks for {target.amount.msat} msat, not {order.amount_msat}", "leave the amount out"
                 )
             amount, preimage, payment_hash = target.amount, None, target.payment_hash
-            expiry = min(target.expiry, self._now() + INITIALIZATION_LIVES)
+            expiry = min(target.expiry, self._now() + lives)
         else:
             contact, memo = target, order.memo
             if order.amount_msat is None:
@@ -200,7 +227,7 @@ class Paying:
             amount = Amount(Msat(order.amount_msat), self._asset)
             preimage = Preimage(os.urandom(32))
             payment_hash = PaymentHash(hashlib.sha256(preimage).digest())
-            expiry = self._now() + INITIALIZATION_LIVES
+            expiry = self._now() + lives
         if contact.payee == self._us:
             raise UserError("that is this node's own; a payment to oneself would only pay fees")
         paid = PayRequested(
@@ -213,7 +240,7 @@ class Paying:
             expiry=UnixTime(expiry),
             memo=memo,
         )
-        send, receive = trio.open_memory_channel[OfferArrived](256)
+        send, receive = trio.open_memory_channel[OfferArrived | None](256)
         run = _Run(payment=_planned(paid, self._now()), started=trio.current_time(), offers=send, arrived=receive)
         if (other := self._runs.get(payment_hash)) is not None and not other.ended.is_set():
             raise UserError("this payment is under way already", "follow it with: rrnode payments")
@@ -222,12 +249,12 @@ class Paying:
         self._runs[payment_hash] = run
         try:
             with trio.CancelScope(shield=True):  # whoever asked may hang up: a payment on disk must have its driver
-                _refused(await self._ask(paid))
+                refused(await self._ask(paid))
         except BaseException:
             del self._runs[payment_hash]
             raise
-        self._nursery.start_soon(self._drive, run, contact, order)
-        return payment_hash
+        self._nursery.start_soon(self._drive, run, None if by_hand else contact, order, asleep > 0)
+        return run.payment
 
     def _ceiling(self, order: m.PayOrder, amount: Amount) -> Amount:
         if order.ceiling_msat is not None and order.max_fee_msat is not None:
@@ -249,14 +276,21 @@ class Paying:
             good_enough=chosen(order.good_enough_ppm, wait.good_enough_ppm),
         )
 
-    async def _drive(self, run: _Run, contact: request.Contact, order: m.PayOrder) -> None:
+    async def _drive(self, run: _Run, contact: request.Contact | None, order: m.PayOrder, patient: bool) -> None:
+        """`contact`: whom to tell of the payment; None: our user does."""
         payment = run.payment
         payment_hash = payment.payment_hash
         try:
             self._subscriptions.want(payment_hash, payment.expiry)
             self._tell(OffersWanted(payment_hash=payment_hash, expiry=payment.expiry, now=self._now()))
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._initialize, run, contact)
+                if contact is None:
+                    self._step(run, Step(stage=Stage.ASLEEP, words="the payee to receive what you hand over"))
+                else:
+                    run.patience = TOLD_WITHIN_MS if patient else 0
+                    self._say_waiting(run, "the payee to answer")
+                    tell = partial(self._step, run)
+                    nursery.start_soon(partial(self._bringing.bring, payment, contact, patient=patient, tell=tell))
                 policy = self._policy(order)
                 while not run.ended.is_set():
                     decision = await self._collect(run, policy)
@@ -293,43 +327,39 @@ class Paying:
             return payer.why_nothing(run.payment, payer.Choice(offers=()), ())
         return run.undelivered or decision.reason
 
-    async def _initialize(self, run: _Run, contact: request.Contact) -> None:
-        """Bring the sealed initialization to the payee: from here on it asks the network."""
-        payment = run.payment
-        ceiling = payer.published_ceiling(payment.ceiling, payment.amount, os.urandom(32))
-        secret = payment.preimage if payment.kind is Kind.PUSH else payment.payment_hash
-        assert secret is not None
-        init = Initialization(
-            nonce=os.urandom(16),
-            kind=payment.kind,
-            secret=secret,
-            amount=payment.amount,
-            ceiling=ceiling,
-            expiry=payment.expiry,
-            memo=payment.memo if payment.kind is Kind.PUSH else "",
-        )
-        self._say_waiting(run, "the payee to answer")
-        try:
-            sealed = seal(init, contact.payee, os.urandom(32))
-            await self._deliver(contact.payee, contact.servers, sealed)
-        except DecodeError as error:
-            run.undelivered = f"The payee's key in the contact is no key ({error}); ask for a new contact."
-        except Unreachable as error:
-            run.undelivered = f"The payee could not be reached: {error}. Nothing was paid; try again later."
-        else:
-            if not run.locking:
+    def _step(self, run: _Run, step: Step) -> None:
+        """The initialization got somewhere."""
+        self._deliveries[run.payment.payment_hash] = step.words
+        while len(self._deliveries) > MOST_DELIVERIES:
+            self._deliveries.popitem(last=False)
+        if run.ended.is_set() or run.locking:
+            return  # offers were faster than the answer
+        run.patience, run.begun, run.undelivered = 0, run.after_ms(), ""
+        match step.stage:
+            case Stage.TOLD:
                 self._say_waiting(run, "offers")
-            return
-        run.offers.close()
+            case Stage.ASLEEP:
+                run.patience = run.begun + 1000 * (run.payment.expiry - self._now())
+                run.undelivered = NOT_HEARD_OF
+                self._say_waiting(run, step.words)
+            case Stage.LOST:
+                run.undelivered = step.words
+                run.offers.close()
+        run.nudge()
 
     async def _collect(self, run: _Run, policy: payer.WaitPolicy) -> payer.Lock | payer.GiveUp:
-        """Gather offers until the policy is satisfied (R9)."""
+        """Gather offers until the policy is satisfied (R9). Those of a payee that is not told yet are waited for as long
+        as that takes."""
         payment = run.payment
         collection = payer.Collection(
             amount=payment.amount, ceiling=payment.ceiling, policy=policy, started=run.after_ms()
         )
-        while True:
+        while not run.ended.is_set():
+            if not collection.seen:
+                collection = replace(collection, started=max(collection.started, run.begun))
             decision = collection.decide(run.after_ms())
+            if isinstance(decision, payer.GiveUp) and not collection.seen and run.after_ms() < run.patience:
+                decision = payer.WaitUntil(at=run.patience)
             if not isinstance(decision, payer.WaitUntil):
                 return decision
             with trio.move_on_after((decision.at - run.after_ms()) / 1000):
@@ -339,8 +369,14 @@ class Paying:
                     if collection.best is None:
                         return payer.GiveUp(reason=run.undelivered)
                     return payer.Lock()
+                if arrived is None:
+                    continue
+                if run.patience:  # it woke, or is about to answer: from here on it is a payment like any other
+                    collection = replace(collection, started=run.after_ms())
+                    run.patience, run.undelivered = 0, ""
                 offered = Amount(Msat(arrived.offer.amount_msat), AssetId(arrived.offer.asset))
                 collection = collection.offer(offered, run.after_ms())
+        return payer.GiveUp(reason=run.payment.reason)
 
     def offer_arrived(self, arrived: OfferArrived) -> None:
         """The routing engine has an offer for a hash that we want to pay; never waits."""
@@ -411,63 +447,7 @@ class Paying:
                 self._bus.publish(m.PaymentFailed(payment_hash=hash_text, reason=payment.reason, after_ms=after_ms))
         if run is not None and payment.phase in (PayPhase.PAID, PayPhase.FAILED):
             run.ended.set()
-
-    # --- being paid ---------------------------------------------------------------------------------------------------
-
-    async def take(self, sealed: bytes, sender: bytes) -> None:
-        """Read an initialization and ask the network for offers.
-
-        Args:
-            sealed: as it came.
-            sender: whatever tells senders apart, for the budget.
-
-        Raises:
-            NotTaken: why not; told to the payer.
-        """
-        try:
-            init = unseal(sealed, self._secret)
-        except DecodeError:
-            raise NotTaken(DeliveryCode.BAD_REQUEST, "the payee cannot read it") from None
-        now = self._now()
-        payment_hash = hash_of(init)
-        promise = self._engine.promise(payment_hash)
-        most = self._engine.most_receivable(self._asset)
-        verdict = judge(init, promise, asset=self._asset, most=most, now=now)
-        if verdict.judgement is Judgement.FLOOD:
-            verdict = self._budget.admit(init.nonce, sender, now)
-        if verdict.judgement is Judgement.REPEATED:
-            return
-        if verdict.judgement is Judgement.REFUSED:
-            code = DeliveryCode.TOO_MANY if verdict.busy else DeliveryCode.REFUSED
-            raise NotTaken(code, verdict.reason)
-        made = promise or promise_of(init, config=self._config, entropy=os.urandom(32))
-        # Offers bind nobody: they leave while the promise is on its way to the disk, which a payer would wait for. What is
-        # locked before that queues behind the promise, and after a crash in between it is failed back.
-        self._tell(flood_of(made, init.ceiling, init.expiry, entropy=os.urandom(32), now=self._now()))
-        if isinstance(made, PromiseMade):
-            await self._keep(made)
-
-    async def _keep(self, made: PromiseMade) -> None:
-        """Store a promise that is asked for already; if it cannot be stored, stop asking. Raises NotTaken."""
-        try:
-            _refused(await self._ask(made))
-        except UserError as error:
-            self._tell(FloodEnded(payment_hash=made.payment_hash, now=self._now()))
-            raise NotTaken(DeliveryCode.REFUSED, str(error)) from None
-        except StorageFailed:
-            self._tell(FloodEnded(payment_hash=made.payment_hash, now=self._now()))
-            raise NotTaken(DeliveryCode.TOO_MANY, "the payee's node takes on nothing new at the moment") from None
-
-    def promise_changed(self, effect: PromiseChanged) -> None:
-        """Tell followers, and stop asking once the payment is in."""
-        promise = effect.promise
-        if promise.phase is PromisePhase.WAITING:
-            return
-        self._tell(FloodEnded(payment_hash=promise.payment_hash, now=self._now()))
-        if promise.phase is PromisePhase.CLAIMED:
-            self._bus.publish(
-                m.Received(payment_hash=promise.payment_hash.hex(), amount_msat=promise.received, memo=promise.memo)
-            )
+            run.nudge()
 
 
 def _planned(order: PayRequested, now: UnixTime) -> Payment:
@@ -483,9 +463,3 @@ def _planned(order: PayRequested, now: UnixTime) -> Payment:
         expiry=order.expiry,
         memo=order.memo,
     )
-
-
-def _refused(effects: list[Any]) -> None:
-    for effect in effects:
-        if isinstance(effect, RequestRefused):
-            raise UserError(effect.reason)

@@ -31,6 +31,7 @@ from protocols.wire.routing import RoutingMessage
 from protocols.wire.subscribe import (
     CODEC,
     MAX_FILTERS,
+    MAX_PREFIXES,
     MAX_SECONDS,
     PROTOCOL,
     Accepted,
@@ -39,6 +40,7 @@ from protocols.wire.subscribe import (
     Follow,
     Following,
     Offers,
+    Prefix,
     Query,
     RefusalCode,
     Refused,
@@ -60,6 +62,7 @@ MOST_ANSWERS = 16  # to requests of one subscriber, not yet written; beyond it w
 PAUSE = 0.2  # seconds in which one who asks too fast is not read: a refusal costs us as much as it costs to ask
 FIRST_REPEAT = 0.5  # seconds before subscriptions that were refused are asked for again; doubles
 LAST_REPEAT = 30.0
+RENEW_EVERY = MAX_SECONDS / 3  # seconds: a filter ends after `MAX_SECONDS`, a payee may sleep for longer
 MOST_ASKED = 1024  # requests that a server has not answered; then it never will
 
 
@@ -141,7 +144,7 @@ class SubscriptionServer:
     async def _serve(self, stream: FrameStream) -> None:
         peer = stream.peer
         if not self._arrivals.take(peer):
-            stream.reset()
+            await stream.send(CODEC.encode(Stop(RefusalCode.TOO_FAST, "too many streams; wait some seconds")))
             return
         if not self._is_neighbour(peer) and peer not in self._followers:
             await stream.send(CODEC.encode(Stop(RefusalCode.NO_CHANNEL, "subscriptions are for channel neighbours")))
@@ -273,12 +276,20 @@ class SubscriptionClient:
         tell: gives an event to the routing engine: a pushed offer is an offer of that neighbour.
         is_server: whether this peer is a channel neighbour that routes and that we subscribe at.
         now: unix time.
+        prefix_bits: ask for all hashes that begin like ours in so many bits, so that a server learns no more; 0: for the
+            hash itself. What comes for others' hashes goes no further.
     """
 
     def __init__(
-        self, *, host: Host, tell: Tell, is_server: Callable[[PeerId], bool], now: Callable[[], UnixTime]
+        self,
+        *,
+        host: Host,
+        tell: Tell,
+        is_server: Callable[[PeerId], bool],
+        now: Callable[[], UnixTime],
+        prefix_bits: int = 0,
     ) -> None:
-        self._tell, self._now = tell, now
+        self._tell, self._now, self._bits = tell, now, prefix_bits
         self._wanted: dict[PaymentHash, UnixTime] = {}
         self._requests = count(1)
         self._held: dict[PeerId, _Held] = {}
@@ -297,9 +308,13 @@ class SubscriptionClient:
 
     def forget(self, payment_hash: PaymentHash) -> None:
         """End the subscription everywhere."""
-        if self._wanted.pop(payment_hash, None) is not None:
-            for held in tuple(self._held.values()):
-                self._say(held, Unsubscribe(self._number(), (payment_hash,), ()))
+        if self._wanted.pop(payment_hash, None) is None:
+            return
+        hashes, prefixes = self._filters((payment_hash,))
+        if self._bits and any(self._filters((other,))[1] == prefixes for other in self._wanted):
+            return  # another hash of ours begins likewise
+        for held in tuple(self._held.values()):
+            self._say(held, Unsubscribe(self._number(), hashes, prefixes))
 
     def servers(self) -> int:
         """How many servers hold our subscriptions now."""
@@ -308,8 +323,15 @@ class SubscriptionClient:
     def _number(self) -> int:
         return next(self._requests) & 0xFFFF_FFFF
 
+    def _filters(self, hashes: tuple[PaymentHash, ...]) -> tuple[tuple[PaymentHash, ...], tuple[Prefix, ...]]:
+        """What is asked for: exact hashes, or prefixes that they share with others."""
+        if not self._bits:
+            return hashes, ()
+        return (), tuple(dict.fromkeys(prefix_of(each, self._bits) for each in hashes))
+
     def _subscribe(self, hashes: tuple[PaymentHash, ...], until: UnixTime) -> Subscribe:
-        return Subscribe(self._number(), hashes, (), min(MAX_SECONDS, max(1, until - self._now())))
+        seconds = min(MAX_SECONDS, max(1, until - self._now()))
+        return Subscribe(self._number(), *self._filters(hashes), seconds)
 
     def _say(self, held: _Held, message: Subscribe | Unsubscribe) -> None:
         try:
@@ -324,7 +346,7 @@ class SubscriptionClient:
         now = self._now()
         self._wanted = {each: until for each, until in self._wanted.items() if until > now}
         waiting = iter(self._wanted)
-        while hashes := tuple(islice(waiting, MAX_FILTERS)):
+        while hashes := tuple(islice(waiting, MAX_PREFIXES if self._bits else MAX_FILTERS)):
             self._say(held, self._subscribe(hashes, max(self._wanted[each] for each in hashes)))
 
     async def _session(self, stream: FrameStream) -> None:
@@ -334,6 +356,7 @@ class SubscriptionClient:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._repeat, held)
+                nursery.start_soon(self._renew, held)
                 await self._read(held)
                 nursery.cancel_scope.cancel()
         finally:
@@ -351,12 +374,23 @@ class SubscriptionClient:
             held.refused = trio.Event()
             self._say_all(held)
 
+    async def _renew(self, held: _Held) -> None:
+        while True:
+            await trio.sleep(RENEW_EVERY)
+            self._say_all(held)
+
+    def _ours(self, offers: tuple[RoutingMessage, ...]) -> tuple[RoutingMessage, ...]:
+        if not self._bits:
+            return offers
+        return tuple(each for each in offers if PaymentHash(each.payment_hash) in self._wanted)
+
     async def _read(self, held: _Held) -> None:
         stream = held.stream
         while True:
             match CODEC.decode(await stream.receive()):
                 case Offers(offers=offers):
-                    self._tell(BundleReceived(neighbour=stream.peer, offers=offers, now=self._now()))
+                    if ours := self._ours(offers):
+                        self._tell(BundleReceived(neighbour=stream.peer, offers=ours, now=self._now()))
                     await trio.lowlevel.checkpoint()
                 case Accepted(request=request):
                     self._answered(held, request)
@@ -380,3 +414,11 @@ class SubscriptionClient:
         if peer not in self.refusals:
             log.warning("a routing server refused a subscription", peer=to_text(peer), reason=printable(reason))
         self.refusals[peer] = printable(reason)
+
+
+def prefix_of(payment_hash: PaymentHash, bits: int) -> Prefix:
+    """The first bits of a hash, as they are asked for."""
+    size = (bits + 7) // 8
+    spare = 8 * size - bits
+    number = int.from_bytes(payment_hash[:size], "big") >> spare << spare
+    return Prefix(bits, number.to_bytes(size, "big"))

@@ -37,8 +37,9 @@ from protocols.wire.watch import (
 from rrnode.errors import StorageFailed
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
+from rrnode.relations import network_of
 from rrnode.services.limits import Allowance, one_sender
-from rrnode.storage.remedies import NoRoom, RemedyStore
+from rrnode.storage.remedies import Known, NoRoom, RemedyStore
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,8 @@ Answer = Receipt | Holdings | Withdrawn | Refused
 REQUESTS_AT_ONCE = 100  # of one sender; each costs one fsync, some milliseconds
 BYTES_AT_ONCE = 20_000_000  # of one sender: a whole quota, then a trickle
 MOST_OF_ONE_SENDER = 16  # streams of one address, so that no single one can drive all others out
-_REFUSALS = {NoRoom.CLIENT: RefusalCode.OVER_QUOTA, NoRoom.ALL: RefusalCode.FULL}
+KEPT_AT_FIRST = BlockDelta(2016)  # blocks; two weeks: a stranger's rubbish is gone soon
+_DOUBLES = 2  # times its age is what a client is granted later: it has shown that it comes back
 
 
 class _NotDone(Exception):
@@ -68,7 +70,7 @@ class WatchServer:
         secret: of the node's key; signs receipts.
         network: genesis hash of the chain that heights are of.
         height: up to which the chain was taken in.
-        keep: how long a remedy is kept that is not renewed.
+        keep: the longest that a remedy is kept that is not renewed; a client is granted so much only by and by.
         most: clients served at once; for one more the one that has asked for nothing longest must go, and may come back.
     """
 
@@ -129,15 +131,18 @@ class WatchServer:
             idle.reset()
         mine = self._streams[client] = sender, stream
         try:
-            used = await self._on_disk(partial(self._store.used_by, client))
-            terms = Terms(self._height(), self._keep, self._store.most_per_client, used)
+            known = await self._on_disk(partial(self._store.known, client))
+            tip, used = self._height(), 0 if known is None else known.used
+            terms = Terms(tip, self._grant(tip, known), self._store.quotas.client, used)
             await stream.send(CODEC.encode(terms))
             while True:
                 match CODEC.decode(frame := await stream.receive()):
                     case HandOver() | Renew() | List() | Withdraw() as request:
                         if self._streams.get(client) is mine:
                             self._streams[client] = self._streams.pop(client)  # the last to go
-                        await stream.send(CODEC.encode(await self._answer(client, sender, request, len(frame))))
+                        network = network_of(stream.remote_address)
+                        answer = await self._answer(client, sender, network, request, len(frame))
+                        await stream.send(CODEC.encode(answer))
                     case Stop():
                         return
                     case other:
@@ -147,14 +152,14 @@ class WatchServer:
                 del self._streams[client]
 
     async def _answer(
-        self, client: PeerId, sender: bytes, request: HandOver | Renew | List | Withdraw, size: int
+        self, client: PeerId, sender: bytes, network: str, request: HandOver | Renew | List | Withdraw, size: int
     ) -> Answer:
         try:
             if not self._requests.take(sender) or not self._bytes.take(sender, size):
                 raise _NotDone(RefusalCode.TOO_FAST, "too much in this time; try again in some seconds")
             match request:
                 case HandOver():
-                    return await self._hand_over(client, request)
+                    return await self._hand_over(client, network, request)
                 case Renew():
                     return await self._renew(client, request)
                 case List():
@@ -171,34 +176,52 @@ class WatchServer:
             log.error("a watcher takes nothing", client=to_text(client), reason=str(error))
             return Refused(request.request, RefusalCode.FULL, "this watcher cannot write at the moment")
 
-    async def _hand_over(self, client: PeerId, request: HandOver) -> Receipt:
-        until = self._until(request.until)
+    async def _hand_over(self, client: PeerId, network: str, request: HandOver) -> Receipt:
+        tip = self._tip_before(request.until)
         remedies = {each.hint: each.sealed for each in request.remedies}
         if len(remedies) < len(request.remedies):
             raise _NotDone(RefusalCode.BAD_REQUEST, "one hint twice")
         if any(len(sealed) not in SEALED_SIZES for sealed in remedies.values()):
             raise _NotDone(RefusalCode.BAD_REQUEST, f"sealed remedies have one of the sizes {SEALED_SIZES}")
-        used = await self._on_disk(partial(self._store.put, client, until, remedies))
+
+        def put() -> tuple[BlockHeight, int | NoRoom]:
+            until = self._until(tip, self._store.known(client), request.until)
+            return until, self._store.put(client, until, remedies, tip=tip, network=network)
+
+        until, used = await self._on_disk(put)
         if isinstance(used, NoRoom):
-            raise _NotDone(_REFUSALS[used], used.value)
+            raise _NotDone(RefusalCode.OVER_QUOTA if used is NoRoom.CLIENT else RefusalCode.FULL, used.value)
         kept = [(hint, hashlib.sha256(sealed).digest()) for hint, sealed in remedies.items()]
         return self._receipt(client, request.request, until, used, kept)
 
     async def _renew(self, client: PeerId, request: Renew) -> Receipt:
-        until = self._until(request.until)
+        tip = self._tip_before(request.until)
         if len(set(request.hints)) < len(request.hints):
             raise _NotDone(RefusalCode.BAD_REQUEST, "one hint twice")
-        digests = await self._on_disk(partial(self._store.renew, client, until, request.hints))
+
+        def renew() -> tuple[BlockHeight, int, list[bytes] | None]:
+            known = self._store.known(client)
+            until = self._until(tip, known, request.until)
+            return until, known.used if known else 0, self._store.renew(client, until, request.hints)
+
+        until, used, digests = await self._on_disk(renew)
         if digests is None:
             raise _NotDone(RefusalCode.NOT_HELD, "at least one of these is not held for this client")
-        used = await self._on_disk(partial(self._store.used_by, client))
         return self._receipt(client, request.request, until, used, list(zip(request.hints, digests, strict=True)))
 
-    def _until(self, asked: int) -> BlockHeight:
+    def _tip_before(self, asked: int) -> BlockHeight:
         tip = self._height()
         if asked < tip:
             raise _NotDone(RefusalCode.BAD_REQUEST, f"height {asked} is past: the best block has {tip}")
-        return BlockHeight(min(asked, tip + self._keep))
+        return tip
+
+    def _until(self, tip: BlockHeight, known: Known | None, asked: int) -> BlockHeight:
+        return BlockHeight(min(asked, tip + self._grant(tip, known)))
+
+    def _grant(self, tip: BlockHeight, known: Known | None) -> BlockDelta:
+        """How long a client's remedies are kept from now on: any number of keys cost nothing, coming back over months does."""
+        age = 0 if known is None else tip - known.since
+        return BlockDelta(min(self._keep, max(KEPT_AT_FIRST, _DOUBLES * age)))
 
     def _receipt(
         self, client: PeerId, request: int, until: BlockHeight, used: int, kept: list[receipt.Kept]

@@ -23,6 +23,7 @@ class Watchtower:
         network: genesis hash.
         height: up to which the node has taken in the chain.
         now: unix time.
+        alarm: brings a sentence to our owner.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Watchtower:
         network: AssetId,
         height: Callable[[], BlockHeight],
         now: Callable[[], UnixTime],
+        alarm: Callable[[str], None],
     ) -> None:
         self.server = WatchServer(
             host=host,
@@ -54,6 +56,7 @@ class Watchtower:
             store=CaseStore(remedies.database),
             buried_depth=settings.channels.buried_depth,
             now=now,
+            alarm=alarm,
         )
 
     async def run(self) -> None:

@@ -7,7 +7,7 @@ ends the process, and a new watcher lacks them all.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, tuple_, update
 
 from protocols.ids import ChannelId, PeerId, Txid
 from protocols.units import BlockHeight, Sat
@@ -49,12 +49,13 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A remedy that a watcher holds, to be renewed or withdrawn."""
+    """A remedy that a watcher gave a receipt for: it holds it until a height."""
 
     channel_row: int
     number: int
     txid: Txid
     digest: bytes
+    until: BlockHeight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +90,13 @@ class CoverStore:
     def revoked(self, channel_id: ChannelId) -> int:
         """How many revoked states of a channel are on disk; they are numbered from 0."""
         with self._database.reading() as connection:
-            newest = connection.execute(
-                select(func.max(_REVOKED.c.number)).where(_REVOKED.c.channel_row == self._rows.get(channel_id))
-            ).scalar()
-        return 0 if newest is None else newest + 1
+            return self._count(connection, channel_id)
 
     def to_do(
-        self, watcher: int, channel_id: ChannelId, *, stake: Sat, start: int, limit: int
+        self, watcher: int, channel_id: ChannelId, *, stake: Sat, start: int, end: int, limit: int
     ) -> tuple[RevokedState, ...]:
-        """Revoked states of numbers from `start` to below `start` + `WINDOW` that this watcher lacks, oldest first; also
-        those that got no remedy when less was at stake."""
+        """Revoked states of numbers below `end`, at most `WINDOW` below it and none below `start`, that this watcher lacks, the
+        newest first; also those that got no remedy when less was at stake."""
         here = (_HANDED.c.watcher == watcher) & (_HANDED.c.channel_row == _REVOKED.c.channel_row)
         both = _REVOKED.outerjoin(_HANDED, here & (_HANDED.c.number == _REVOKED.c.number))
         lacking = _HANDED.c.number.is_(None) | (_HANDED.c.digest.is_(None) & (_HANDED.c.stake < stake))
@@ -108,11 +106,11 @@ class CoverStore:
                 .select_from(both)
                 .where(
                     _REVOKED.c.channel_row == self._rows.get(channel_id),
-                    _REVOKED.c.number >= start,
-                    _REVOKED.c.number < start + WINDOW,
+                    _REVOKED.c.number >= max(start, end - WINDOW),
+                    _REVOKED.c.number < end,
                     lacking,
                 )
-                .order_by(_REVOKED.c.number)
+                .order_by(_REVOKED.c.number.desc())
                 .limit(limit)
             ).all()
         return tuple(RevokedState(number=row.number, txid=Txid(row.txid), record=row.record) for row in found)
@@ -145,20 +143,38 @@ class CoverStore:
         """What this watcher holds for one channel."""
         return self._due(watcher, _HANDED.c.channel_row == self._rows.get(channel_id), limit)
 
-    def _due(self, watcher: int, which: ColumnElement[bool], limit: int) -> tuple[Due, ...]:
+    def handed(self, watcher: int, after: tuple[int, int], limit: int) -> tuple[Due, ...]:
+        """What this watcher gave receipts for, behind (row of the channel, number), in that order."""
+        place = tuple_(_HANDED.c.channel_row, _HANDED.c.number)
+        return self._due(watcher, place > after, limit, _HANDED.c.channel_row, _HANDED.c.number)
+
+    def count(self, watcher: int) -> int:
+        """How many remedies this watcher gave receipts for."""
+        with self._database.reading() as connection:
+            held = (_HANDED.c.watcher == watcher) & _HANDED.c.digest.is_not(None)
+            return int(connection.execute(select(func.count()).select_from(_HANDED).where(held)).scalar_one())
+
+    def _due(self, watcher: int, which: ColumnElement[bool], limit: int, *order: ColumnElement[int]) -> tuple[Due, ...]:
         both = _HANDED.join(
             _REVOKED, (_HANDED.c.channel_row == _REVOKED.c.channel_row) & (_HANDED.c.number == _REVOKED.c.number)
         )
         with self._database.reading() as connection:
             found = connection.execute(
-                select(_HANDED.c.channel_row, _HANDED.c.number, _HANDED.c.digest, _REVOKED.c.txid)
+                select(_HANDED.c.channel_row, _HANDED.c.number, _HANDED.c.digest, _HANDED.c.until, _REVOKED.c.txid)
                 .select_from(both)
                 .where(_HANDED.c.watcher == watcher, _HANDED.c.digest.is_not(None), which)
-                .order_by(_HANDED.c.until)
+                .order_by(*order or (_HANDED.c.until,))
                 .limit(limit)
             ).all()
         return tuple(
-            Due(channel_row=row.channel_row, number=row.number, txid=Txid(row.txid), digest=row.digest) for row in found
+            Due(
+                channel_row=row.channel_row,
+                number=row.number,
+                txid=Txid(row.txid),
+                digest=row.digest,
+                until=BlockHeight(row.until),
+            )
+            for row in found
         )
 
     def renewed(self, watcher: int, due: Sequence[Due], proof: Proof) -> None:
@@ -173,11 +189,6 @@ class CoverStore:
         with self._database.writing() as connection:
             for each in due:
                 connection.execute(delete(_HANDED).where(_is(watcher, each)))
-
-    def forget(self, watcher: int) -> None:
-        """The watcher holds nothing of ours."""
-        with self._database.writing() as connection:
-            connection.execute(delete(_HANDED).where(_HANDED.c.watcher == watcher))
 
     def drop_receipts(self, tip: BlockHeight) -> None:
         """What they promised is past."""
@@ -195,6 +206,31 @@ class CoverStore:
                 )
             ).one()
         return Extent(states=states, newest=newest, until=until)
+
+    def held_up_to(self, watcher: int, channel_id: ChannelId, since: int | None, tip: BlockHeight) -> int:
+        """How many states of a channel this watcher holds, those from `since` on without a gap, and the newest in any case. One
+        that nothing could be signed for is held by whoever was asked to hold it: there is nothing to wait for."""
+        here = (_HANDED.c.watcher == watcher) & (_HANDED.c.channel_row == _REVOKED.c.channel_row)
+        both = _REVOKED.outerjoin(_HANDED, here & (_HANDED.c.number == _REVOKED.c.number))
+        with self._database.reading() as connection:
+            count = self._count(connection, channel_id)
+            first = count - 1 if since is None else min(since, count - 1)
+            missing = connection.execute(
+                select(func.min(_REVOKED.c.number))
+                .select_from(both)
+                .where(
+                    _REVOKED.c.channel_row == self._rows.get(channel_id),
+                    _REVOKED.c.number >= first,
+                    _HANDED.c.number.is_(None) | (_HANDED.c.until < tip),
+                )
+            ).scalar()
+        return count if missing is None else int(missing)
+
+    def _count(self, connection: Connection, channel_id: ChannelId) -> int:
+        newest = connection.execute(
+            select(func.max(_REVOKED.c.number)).where(_REVOKED.c.channel_row == self._rows.get(channel_id))
+        ).scalar()
+        return 0 if newest is None else int(newest) + 1
 
     def _keep(self, connection: Connection, watcher: int, proof: Proof) -> None:
         table = schema.watch_receipts

@@ -5,16 +5,18 @@ a full disk here only means that nothing new is taken. Any thread may call; call
 """
 
 import hashlib
+import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, tuple_, update
 
 from protocols.ids import PeerId
-from protocols.units import BlockHeight
+from protocols.units import BlockDelta, BlockHeight
 from protocols.watch.remedy import HINT_SIZE
 from rrnode.storage import schema
 from rrnode.storage.database import Database
@@ -25,13 +27,27 @@ from rrnode.storage.statements import Statements
 _PAGE = 20_000  # hints read, or remedies dropped, in one go
 _PIECE = 100  # remedies read whole in one go, at most 21 kB each
 NO_HINT = bytes(HINT_SIZE)
+KNOWN_AFTER = BlockDelta(2016)  # a client is no newcomer any more
+KEPT_FOR_KNOWN = 4  # newcomers may not use the last one part in so many of all room: keys cost nothing, years do
+_DISK_PAGE = 4096
+_INLINE = 960  # bytes; SQLite puts a sealed remedy that is larger on pages of its own
 
 
 class NoRoom(Enum):
     """Why remedies are not taken."""
 
     CLIENT = "this client's bytes are used up"
+    NETWORK = "the room for clients of this network is used up"
+    NEWCOMER = "what room is left is for clients that have been here for longer"
     ALL = "the watcher's own room is used up"
+    DISK = "the watcher's disk is nearly full"
+
+
+def on_disk(sealed: int) -> int:
+    """What a sealed remedy of so many bytes takes on disk, hint and indexes included: measured on SQLite, rounded up."""
+    if sealed < _INLINE:
+        return (HINT_SIZE + sealed) * 3 // 2 + 10
+    return -(-(HINT_SIZE + sealed) // (_DISK_PAGE - 4)) * _DISK_PAGE + 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +59,42 @@ class HeldRemedy:
     until: BlockHeight
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """What strangers may take, bytes as they are on disk (`on_disk`).
+
+    Attributes:
+        total: all clients together.
+        client: one.
+        network: the clients of one network together.
+        free: what must stay free on the disk: the node itself writes there, and stops when it cannot.
+    """
+
+    total: int
+    client: int
+    network: int
+    free: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A client of ours. `since`: height at which its first remedy came; it is forgotten with its last."""
+
+    number: int
+    used: int
+    since: BlockHeight
+    network: str
+
+
 class RemedyStore:
     """The remedies of one watcher. Opened by `open`; ask `find` only after `fill_filter`, or it asks the disk each time.
 
     Args:
-        most_bytes: of all clients together, hints included.
-        most_per_client: likewise of one.
+        free: how much is free on the disk now, bytes.
     """
 
-    def __init__(self, database: Database, *, most_bytes: int, most_per_client: int) -> None:
-        self.most_bytes, self.most_per_client = most_bytes, most_per_client
+    def __init__(self, database: Database, quotas: Quotas, *, free: Callable[[], int]) -> None:
+        self.quotas, self._free = quotas, free
         self._database = database
         self._upserts = Statements(database.dialect).upserts
         clients = schema.watch_clients.c
@@ -67,11 +109,22 @@ class RemedyStore:
 
     @classmethod
     def open(
-        cls, where: Path | str, *, node_id: PeerId, network: str, most_bytes: int, most_per_client: int
+        cls, where: Path | str, *, node_id: PeerId, network: str, quotas: Quotas, directory: Path | None = None
     ) -> "RemedyStore":
-        """Open the database, making it first if need be. Raises StorageFailed."""
+        """Open the database, making it first if need be. Raises StorageFailed.
+
+        Args:
+            directory: on the disk whose free space counts; None: it is somebody else's, and no look is taken.
+        """
         database = open_owned(where, node_id=node_id, network=network, writes_again=True)
-        return cls(database, most_bytes=most_bytes, most_per_client=most_per_client)
+
+        def free() -> int:
+            try:
+                return quotas.free if directory is None else shutil.disk_usage(directory).free
+            except OSError:
+                return 0  # a disk that does not even say how full it is takes nothing
+
+        return cls(database, quotas, free=free)
 
     @property
     def database(self) -> Database:
@@ -84,13 +137,23 @@ class RemedyStore:
 
     # --- for clients --------------------------------------------------------------------------------------------------
 
+    def known(self, client: PeerId) -> Known | None:
+        """What is known of one client; None when it has nothing here."""
+        with self._database.reading() as connection:
+            return _client(connection, client)
+
     def used_by(self, client: PeerId) -> int:
         """Bytes that one client has here."""
-        with self._database.reading() as connection:
-            return _client(connection, client)[1]
+        known = self.known(client)
+        return 0 if known is None else known.used
 
-    def put(self, client: PeerId, until: BlockHeight, remedies: Mapping[bytes, bytes]) -> int | NoRoom:
+    def put(
+        self, client: PeerId, until: BlockHeight, remedies: Mapping[bytes, bytes], *, tip: BlockHeight, network: str
+    ) -> int | NoRoom:
         """Keep all of these (sealed bytes by hint), each in the place of an older one of the same client and hint, or none.
+
+        Args:
+            network: that the client comes from; it counts for the one that it came from first.
 
         Returns:
             What the client has here now, in bytes.
@@ -100,19 +163,33 @@ class RemedyStore:
         """
         with self._turn:
             with self._database.writing() as connection:
-                number, before = _client(connection, client)
-                replaced = sum(size for _, size in _sizes(connection, number, remedies))
-                more = sum(HINT_SIZE + len(sealed) for sealed in remedies.values()) - replaced
-                if before + more > self.most_per_client:
-                    return NoRoom.CLIENT
-                if self.used_bytes + more > self.most_bytes:
-                    return NoRoom.ALL
+                known = _client(connection, client)
+                if known is None:
+                    known = Known(number=self._next_client, used=0, since=tip, network=network)
+                replaced = sum(size for _, size in _sizes(connection, known.number, remedies))
+                more = sum(on_disk(len(sealed)) for sealed in remedies.values()) - replaced
+                if more > 0 and (refusal := self._no_room(connection, known, more, tip)):
+                    return refusal
                 self._may_have(remedies)
-                if number == 0:
-                    number, self._next_client = self._next_client, self._next_client + 1
-                self._write(connection, number, client, before + more, until, remedies)
+                self._next_client = max(self._next_client, known.number + 1)
+                self._write(connection, known, client, more, until, remedies)
             self.used_bytes += more
-        return before + more
+        return known.used + more
+
+    def _no_room(self, connection: Connection, known: Known, more: int, tip: BlockHeight) -> NoRoom | None:
+        quotas = self.quotas
+        if self._free() < quotas.free:
+            return NoRoom.DISK
+        if known.used + more > quotas.client:
+            return NoRoom.CLIENT
+        if _used_in(connection, known.network) + more > quotas.network:
+            return NoRoom.NETWORK
+        if self.used_bytes + more > quotas.total:
+            return NoRoom.ALL
+        is_new = tip < known.since + KNOWN_AFTER
+        if is_new and self.used_bytes + more > quotas.total - quotas.total // KEPT_FOR_KNOWN:
+            return NoRoom.NEWCOMER
+        return None
 
     def _may_have(self, hints: Iterable[bytes]) -> None:
         """Before they are on disk: a transaction that is looked up right after must not be missed."""
@@ -124,16 +201,28 @@ class RemedyStore:
     def _write(
         self,
         connection: Connection,
-        number: int,
+        known: Known,
         client: PeerId,
-        used: int,
+        more: int,
         until: BlockHeight,
         remedies: Mapping[bytes, bytes],
     ) -> None:
-        self._upserts["watch_clients"].run(connection, [{"number": number, "peer": client, "used_bytes": used}])
+        row = {
+            "number": known.number,
+            "peer": client,
+            "used_bytes": known.used + more,
+            "since": known.since,
+            "network": known.network,
+        }
+        self._upserts["watch_clients"].run(connection, [row])
+        network = {"network": known.network, "used_bytes": _used_in(connection, known.network) + more}
+        self._upserts["watch_networks"].run(connection, [network])
         self._upserts["remedies"].run(
             connection,
-            [{"hint": hint, "client": number, "until": until, "sealed": sealed} for hint, sealed in remedies.items()],
+            [
+                {"hint": hint, "client": known.number, "until": until, "sealed": sealed}
+                for hint, sealed in remedies.items()
+            ],
         )
 
     def renew(self, client: PeerId, until: BlockHeight, hints: Sequence[bytes]) -> list[bytes] | None:
@@ -147,7 +236,7 @@ class RemedyStore:
         """
         table = schema.remedies
         with self._database.writing() as connection:
-            number, _ = _client(connection, client)
+            number = _number(connection, client)
             digests: dict[bytes, bytes] = {}
             for piece in _pieces(hints):
                 mine = (table.c.client == number) & table.c.hint.in_(piece)
@@ -164,7 +253,7 @@ class RemedyStore:
         """The client's remedies behind a hint, in their order, so many at most; and whether there are more."""
         table = schema.remedies
         with self._database.reading() as connection:
-            number, _ = _client(connection, client)
+            number = _number(connection, client)
             rows = connection.execute(
                 select(table.c.hint, table.c.until, table.c.sealed)
                 .where(table.c.client == number, table.c.hint > after)
@@ -182,13 +271,15 @@ class RemedyStore:
         table = schema.remedies
         with self._turn:
             with self._database.writing() as connection:
-                number, used = _client(connection, client)
-                freed = sum(size for _, size in _sizes(connection, number, hints))
+                known = _client(connection, client)
+                if known is None:
+                    return 0
+                freed = sum(size for _, size in _sizes(connection, known.number, hints))
                 for piece in _pieces(hints):
-                    connection.execute(delete(table).where(table.c.client == number, table.c.hint.in_(piece)))
-                _set_used(connection, number, used - freed)
+                    connection.execute(delete(table).where(table.c.client == known.number, table.c.hint.in_(piece)))
+                _give_back(connection, known, freed)
             self.used_bytes -= freed
-        return used - freed
+        return known.used - freed
 
     # --- for the watcher ----------------------------------------------------------------------------------------------
 
@@ -238,34 +329,57 @@ class RemedyStore:
     def find(self, hint: bytes) -> Iterator[bytes]:
         """All that clients filed under this hint, those of the oldest clients first; a few at a time, since anybody may
         file rubbish there. Raises StorageFailed."""
-        table, number = schema.remedies.c, 0
-        while self.may_have(hint):
-            with self._database.reading() as connection:
-                rows = connection.execute(
-                    select(table.client, table.sealed)
-                    .where(table.hint == hint, table.client > number)
-                    .order_by(table.client)
-                    .limit(_PIECE)
-                ).all()
-            for row in rows:
-                yield row.sealed
-            if len(rows) < _PIECE:
-                return
-            number = rows[-1].client
+        number = 0
+        while page := self.find_some(hint, number):
+            yield from (sealed for _, sealed in page)
+            number = page[-1][0]
+
+    def find_some(self, hint: bytes, after: int) -> list[tuple[int, bytes]]:
+        """(client's number, sealed) of the first of them behind a client, as many as are read in one go; none at the end. Raises StorageFailed."""
+        table = schema.remedies.c
+        if not self.may_have(hint):
+            return []
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(table.client, table.sealed)
+                .where(table.hint == hint, table.client > after)
+                .order_by(table.client)
+                .limit(_PIECE)
+            ).all()
+        return [(row.client, row.sealed) for row in rows]
 
 
-def _client(connection: Connection, peer: PeerId) -> tuple[int, int]:
-    """(number, bytes used) of a client; zeros for one that has nothing here."""
+def _client(connection: Connection, peer: PeerId) -> Known | None:
     table = schema.watch_clients
     row = connection.execute(select(table).where(table.c.peer == peer)).first()
-    return (0, 0) if row is None else (int(row.number), int(row.used_bytes))
+    return None if row is None else _known(row)
 
 
-def _set_used(connection: Connection, number: int, used: int) -> None:
-    """A client that has nothing left is forgotten: strangers with ever new keys leave nothing behind."""
-    table = schema.watch_clients
-    this = table.c.number == number
-    connection.execute(update(table).where(this).values(used_bytes=used) if used else delete(table).where(this))
+def _known(row: Any) -> Known:
+    return Known(number=row.number, used=row.used_bytes, since=BlockHeight(row.since), network=row.network)
+
+
+def _number(connection: Connection, peer: PeerId) -> int:
+    """Of a client; 0 for one that has nothing here."""
+    known = _client(connection, peer)
+    return 0 if known is None else known.number
+
+
+def _used_in(connection: Connection, network: str) -> int:
+    table = schema.watch_networks
+    used = connection.execute(select(table.c.used_bytes).where(table.c.network == network)).scalar()
+    return 0 if used is None else int(used)
+
+
+def _give_back(connection: Connection, known: Known, freed: int) -> None:
+    """A client that has nothing left is forgotten, a network likewise: strangers with ever new keys leave nothing behind."""
+    clients, networks = schema.watch_clients, schema.watch_networks
+    for table, this, used in (
+        (clients, clients.c.number == known.number, known.used),
+        (networks, networks.c.network == known.network, _used_in(connection, known.network)),
+    ):
+        left = used - freed
+        connection.execute(update(table).where(this).values(used_bytes=left) if left else delete(table).where(this))
 
 
 def _drop_some(connection: Connection, tip: BlockHeight) -> tuple[int, int]:
@@ -278,15 +392,15 @@ def _drop_some(connection: Connection, tip: BlockHeight) -> tuple[int, int]:
     ).all()
     freed: dict[int, int] = {}
     for row in rows:
-        freed[row.client] = freed.get(row.client, 0) + HINT_SIZE + row.size
+        freed[row.client] = freed.get(row.client, 0) + on_disk(row.size)
     if rows:
         connection.execute(
             delete(table).where(table.c.hint == bindparam("gone"), table.c.client == bindparam("whose")),
             [{"gone": row.hint, "whose": row.client} for row in rows],
         )
     for number, less in freed.items():
-        used = connection.execute(select(clients.c.used_bytes).where(clients.c.number == number)).scalar_one()
-        _set_used(connection, number, used - less)
+        row = connection.execute(select(clients).where(clients.c.number == number)).one()
+        _give_back(connection, _known(row), less)
     return len(rows), sum(freed.values())
 
 
@@ -299,7 +413,7 @@ def _sizes(connection: Connection, client: int, hints: Iterable[bytes]) -> list[
                 table.c.client == client, table.c.hint.in_(piece)
             )
         )
-        found += [(row.hint, HINT_SIZE + row.size) for row in rows]
+        found += [(row.hint, on_disk(row.size)) for row in rows]
     return found
 
 

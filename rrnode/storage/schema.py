@@ -1,8 +1,8 @@
 """The tables, in SQL that SQLite and PostgreSQL both speak. The migrations in `migrations/versions` make them; a test
 holds the two against each other.
 
-A watcher's tables are in the same schema, but an SQLite node keeps them in a file of their own (`rrnode.storage.remedies`):
-the tables that one file does not use stay empty.
+The tables of a watcher and of a mailbox are in the same schema, but an SQLite node keeps each in a file of their own
+(`rrnode.storage.remedies`, `rrnode.storage.mails`): the tables that one file does not use stay empty.
 
 Blobs are the engines' frozen state (`rrnode.storage.codec`); columns beside them are for looking things up. A channel has
 a small number of its own (`row`), since its 32-byte id would be repeated in every one of its revoked states.
@@ -10,7 +10,7 @@ a small number of its own (`row`), since its 32-byte id would be repeated in eve
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
-HEAD = "0002"  # the newest revision in migrations/versions
+HEAD = "0004"  # the newest revision in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -95,7 +95,7 @@ journal = Table(
 cursors = Table(
     "cursors",
     metadata,
-    Column("name", Text, primary_key=True),  # "channels" or "wallet": each follows the chain at its own pace
+    Column("name", Text, primary_key=True),  # "channels", "wallet" or "hunting": each follows the chain at its own pace
     Column("height", Integer, nullable=False),
     Column("block_hash", LargeBinary, nullable=False),
 )
@@ -156,6 +156,15 @@ watch_clients = Table(
     Column("number", _Number, primary_key=True, autoincrement=False),  # stands for the key in each of its remedies
     Column("peer", LargeBinary, nullable=False, unique=True),
     Column("used_bytes", BigInteger, nullable=False),
+    Column("since", Integer, nullable=False, server_default="0"),  # height at which its first remedy came
+    Column("network", Text, nullable=False, server_default=""),  # that it came from
+)
+
+watch_networks = Table(
+    "watch_networks",
+    metadata,
+    Column("network", Text, primary_key=True),
+    Column("used_bytes", BigInteger, nullable=False),  # of its clients together
 )
 
 remedies = Table(
@@ -213,3 +222,30 @@ watch_receipts = Table(
     Column("listed", LargeBinary, nullable=False),  # hint and digest of each, one after the other
     Column("signature", LargeBinary, nullable=False),
 )
+
+# --- what a mailbox keeps for payees that are away --------------------------------------------------------------------
+
+mailboxes = Table(
+    "mailboxes",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=False),
+    Column("payee", LargeBinary, nullable=False, unique=True),
+    Column("turned_away", BigInteger, nullable=False),  # both since the payee last acknowledged them
+    Column("expired", BigInteger, nullable=False),
+)
+
+mails = Table(
+    "mails",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=False),
+    Column("mailbox", _Number, ForeignKey("mailboxes.number"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the sealed bytes
+    Column("network", Text, nullable=False),  # the sender's
+    Column("stored", BigInteger, nullable=False),
+    Column("sealed", LargeBinary),  # none: it waits no longer, `code` and `reason` say what became of it
+    Column("code", Integer),
+    Column("reason", Text, nullable=False),
+)
+Index("ix_mails_mailbox", mails.c.mailbox, mails.c.digest, unique=True)
+Index("ix_mails_network", mails.c.network)
+Index("ix_mails_stored", mails.c.stored)

@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootstrap.join import (
+    ENOUGH_SILENT,
     HOPELESS,
+    MOST_KNOWN,
     Dial,
     Joined,
     JoinPlan,
@@ -13,8 +15,11 @@ from bootstrap.join import (
     Wait,
     failed,
     group_of,
+    heard_of,
+    lost,
     next_step,
     plan,
+    silent,
     succeeded,
 )
 from bootstrap.relays import Relay
@@ -24,7 +29,9 @@ ONE_BY_ONE = JoinPolicy(enough=2, at_once=1)
 
 
 def relay(network: int, operator: str = "") -> Relay:
-    return Relay(address=f"/ip4/10.{network}.0.1/tcp/9780", operator=operator or f"op{network}")
+    return Relay(
+        identity=f"id{network}", addresses=(f"/ip4/10.{network}.0.1/tcp/9780",), operator=operator or f"op{network}"
+    )
 
 
 def ordered(state: JoinPlan) -> list[Relay]:
@@ -40,6 +47,64 @@ def test_the_order_is_drawn_by_chance_and_is_the_same_for_the_same_chance() -> N
     orders = {tuple(ordered(plan(relays, entropy=bytes([seed]) * 32))) for seed in range(20)}
     assert len(orders) == 20
     assert ordered(plan(relays, entropy=ENTROPY)) == ordered(plan(reversed(relays), entropy=ENTROPY))
+
+
+def test_lists_take_turns_whatever_their_length_and_nobody_stands_in_the_plan_twice() -> None:
+    listed = [relay(1), relay(2)]
+    told = [relay(number) for number in range(1, 100)]
+    for seed in range(20):
+        order = ordered(plan(listed, told, entropy=bytes([seed]) * 32))
+        assert [each in listed for each in order[:5]] == [True, False, True, False, False]
+        assert len(order) == len(set(order)) == 99
+
+
+def test_whoever_is_heard_of_comes_last_and_there_is_a_most() -> None:
+    state = plan([relay(1)], entropy=ENTROPY)
+    state = failed(state, relay(1), 0)
+    state = heard_of(state, [relay(1, "somebody else"), relay(2)])
+    assert ordered(state) == [relay(1), relay(2)]
+    assert state.known[0].failures == 1
+    state = heard_of(state, [relay(number) for number in range(3, 2 * MOST_KNOWN)])
+    assert len(state.known) == MOST_KNOWN
+
+
+def test_room_for_others_is_made_by_those_that_failed_often_and_were_only_heard_of() -> None:
+    state = heard_of(plan([relay(0)], entropy=ENTROPY), [relay(number) for number in range(1, MOST_KNOWN)])
+    for each in (relay(0), relay(5), relay(6)):
+        for _ in range(HOPELESS):
+            state = failed(state, each, 0)
+    state = heard_of(state, [relay(1000)])
+    assert len(state.known) == MOST_KNOWN
+    assert len({"id5", "id6"} - {each.relay.identity for each in state.known}) == 1
+    assert ordered(state)[0] == relay(0)
+    state = heard_of(state, [relay(number) for number in range(1001, 1010)])
+    assert [each.identity for each in ordered(state)].count("id0") == 1
+    assert not {"id5", "id6"} & {each.relay.identity for each in state.known}
+    assert len(state.known) == MOST_KNOWN
+
+
+def test_none_answers_when_all_or_many_were_tried_in_vain() -> None:
+    state = plan([relay(1), relay(2)], entropy=ENTROPY)
+    assert silent(plan((), entropy=ENTROPY)) == 0
+    state = failed(state, relay(1), 0)
+    assert silent(state) == 0
+    state = failed(state, relay(2), 0)
+    assert silent(state) == 2
+    assert silent(succeeded(state, relay(1))) == 0
+    state = plan([relay(number) for number in range(100)], entropy=ENTROPY)
+    for number in range(ENOUGH_SILENT):
+        assert silent(state) == 0
+        state = failed(state, relay(number), 0)
+    assert silent(state) == ENOUGH_SILENT
+
+
+def test_undeclared_operators_are_not_taken_for_one() -> None:
+    state = plan(
+        [Relay(identity=f"{n}", addresses=(f"/ip4/10.{n}.0.1/tcp/1",), operator="") for n in (1, 2)], entropy=ENTROPY
+    )
+    step = next_step(state, 0)[1]
+    assert isinstance(step, Dial)
+    assert len(step.relays) == 2
 
 
 def test_two_are_tried_at_a_time_until_enough_links_stand() -> None:
@@ -65,13 +130,13 @@ def test_no_more_are_dialled_than_are_wanted() -> None:
 
 def test_relays_of_one_operator_or_one_neighbourhood_wait_for_unrelated_ones() -> None:
     twins = [relay(1, "Ann"), relay(2, "ann"), relay(3)]
-    near = Relay(address="/ip4/10.3.9.9/tcp/1", operator="another")
+    near = Relay(identity="near", addresses=("/ip4/10.3.9.9/tcp/1",), operator="another")
     for seed in range(20):
         state = plan([*twins, near], entropy=bytes([seed]) * 32, policy=JoinPolicy(enough=2, at_once=2))
         _, step = next_step(state, 0)
         assert isinstance(step, Dial)
         assert len({each.operator.casefold() for each in step.relays}) == 2
-        assert len({group_of(each.address) for each in step.relays}) == 2
+        assert len({group_of(each.addresses[0]) for each in step.relays}) == 2
 
 
 def test_related_relays_are_used_only_when_the_unrelated_ones_are_hopeless() -> None:
@@ -119,7 +184,8 @@ def test_an_answer_forgives_what_was_before_and_a_lost_link_is_sought_again() ->
         state = failed(state, only, 0)
     state = succeeded(state, only)
     assert next_step(state, 0)[1] == Joined(links=1)
-    state = failed(state, only, 5_000)
+    state = lost(state, only, 5_000)
+    assert silent(state) == 0
     step = next_step(state, 5_000)[1]
     assert isinstance(step, Wait)
     assert step.until is not None
@@ -130,17 +196,19 @@ def test_what_addresses_share_is_their_neighbourhood() -> None:
     assert group_of("/ip4/192.0.2.7/tcp/1/p2p/x") == "192.0.0.0/16"
     assert group_of("/ip6/2001:db8:1:2::3/tcp/1") == group_of("/ip6/2001:db8:ffff::1/tcp/9") == "2001:db8::/32"
     assert group_of("/ip6/::ffff:192.0.9.9/tcp/1") == "192.0.0.0/16"
-    assert group_of("/dns4/Relay.Example/tcp/1") == "dns4:relay.example"
+    assert group_of("/dns4/Relay.Example/tcp/1") == group_of("/dns6/b.relay.example./tcp/2") == "dns:relay.example"
     assert group_of("") == ":"
 
 
 RELAYS = st.lists(
     st.builds(
         Relay,
-        address=st.integers(0, 9).map(lambda number: f"/ip4/10.{number % 5}.0.{number}/tcp/1"),
+        identity=st.sampled_from("abcdefghij"),
+        addresses=st.integers(0, 9).map(lambda number: (f"/ip4/10.{number % 5}.0.{number}/tcp/1",)),
         operator=st.sampled_from("ABC"),
     ),
     max_size=8,
+    unique_by=lambda each: each.identity,
 )
 
 

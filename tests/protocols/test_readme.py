@@ -16,17 +16,20 @@ from types import UnionType
 import msgspec
 import pytest
 
+from protocols import node_record
 from protocols.onchain import ec, tx
+from protocols.payment import by_hand
 from protocols.payment.initialization import seal, unseal
 from protocols.payment.request import Contact, Request, decode, encode_contact, encode_request
 from protocols.units import FeeRate, Sat
 from protocols.watch import bounty, pairs, receipt, remedy
 from protocols.wire.framing import Deframer
+from protocols.wire.info import Signed
 from rrnode.chain.verify import check_transaction
 
 README = Path(__file__).parents[2] / "protocols" / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
-PROTOCOLS = ["link", "routing", "subscribe", "channel", "init", "watch", "chain"]
+PROTOCOLS = ["link", "routing", "subscribe", "channel", "init", "watch", "chain", "info"]
 LIMITS = {0xFF: "u8", 0xFFFF: "u16", 0xFFFF_FFFF: "u32", 2**63 - 1: "u63", 21 * 10**17: "msat", 21 * 10**14: "sat"}
 
 
@@ -143,9 +146,14 @@ def test_the_fields_of_each_message_are_those_of_the_code(name, message):
     [
         ("routing", "RoutingMessage"),
         ("subscribe", "Prefix"),
+        ("init", "Mail"),
+        ("init", "Answered"),
         ("watch", "SealedRemedy"),
         ("watch", "Held"),
         ("chain", "Proven"),
+        ("chain", "ProvenWhole"),
+        ("info", "Signed"),
+        ("info", "ToldChannel"),
     ],
 )
 def test_the_fields_of_what_stands_inside_messages_are_those_of_the_code(name, message):
@@ -165,6 +173,7 @@ def test_every_code_is_explained():
         ("init", "DeliveryCode"),
         ("watch", "RefusalCode"),
         ("chain", "RefusalCode"),
+        ("info", "RefusalCode"),
     ):
         known = {
             key: int(value)
@@ -175,6 +184,18 @@ def test_every_code_is_explained():
             key: int(value) for value, key in re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", section(name), re.MULTILINE)
         }
         assert written == known
+
+
+def test_the_table_of_what_a_prefix_costs_and_hides_is_true():
+    rows = re.findall(r"^\| (\d+|the hash itself) \| ([\d,.]+) \| ([\d.]+) \|$", section("subscribe"), re.MULTILINE)
+    example = re.search(r"^```\n(.*?)\n```", part("subscribe", "Offers"), re.MULTILINE | re.DOTALL)
+    frame = bytes.fromhex(example.group(1).rpartition("]\n")[2])
+    assert f"100 payments a second, each in three offers of {len(frame) - 1} bytes" in section("subscribe")
+    assert len(rows) == 6
+    for bits, sent, hidden in rows:
+        share = 2.0 ** -(256 if bits == "the hash itself" else int(bits))
+        assert sent == f"{100 * 3 * (len(frame) - 1) * 86_400 * share / 1000:,.1f}"
+        assert hidden == f"{100 * 60 * share:.2f}"
 
 
 def blocks(name: str, heading: str) -> list[str]:
@@ -210,6 +231,13 @@ def test_the_contact_and_the_request_of_the_example_are_true():
     assert encode_request(asked, prefix="rrr", secret=b"\x41" * 32) == request
 
 
+def test_the_initialization_as_a_text_of_the_example_is_true():
+    given, sealed = blocks("init", "What is sealed")
+    (text,) = (each.replace("\n", "") for each in blocks("init", "Initializations as texts"))
+    payee = ec.point_of(bytes.fromhex(given.split("\n")[0]))
+    assert by_hand.encode(payee, bytes.fromhex(sealed), prefix="rrr") == text
+
+
 def test_the_remedy_of_the_example_opens_and_claims_what_it_says():
     commitment, inside, sealed, claim = (
         bytes.fromhex(each.replace("\n", "")) for each in blocks("watch", "What is sealed in a remedy")
@@ -238,3 +266,24 @@ def test_the_receipt_of_the_example_is_true():
     assert receipt.sign(b"\x41" * 32, network, client, 902_560, kept) == signature
     listed = hashlib.sha256(b"".join(kept[0])).digest()
     assert content == b"\x01" + network + client + (902_560).to_bytes(4, "big") + b"\x00\x01" + listed
+
+
+def test_the_record_of_the_example_is_true():
+    content, signature = (bytes.fromhex(each.replace("\n", "")) for each in blocks("info", "What a record signs"))
+    network, node, neighbour = content[1:33], ec.point_of(b"\x41" * 32), ec.point_of(b"\x42" * 32)
+    channels = ((neighbour, Sat(1_000_000)),)
+    record = node_record.read(Signed(content, signature), network=network, now=1_800_000_007)
+    assert record == node_record.NodeRecord(
+        node=node,
+        network=network,
+        made=1_800_000_000,
+        switches=3,
+        agent="rrnode/0.1.0",
+        operator="Ann",
+        addresses=("/ip4/192.0.2.7/tcp/9780",),
+        protocols=("/rr/info/1",),
+        channels=1,
+        channels_digest=hashlib.sha256(neighbour + (1_000_000).to_bytes(8, "big")).digest(),
+    )
+    assert node_record.digest_of(channels) == record.channels_digest
+    assert node_record.sign(record, b"\x41" * 32) == Signed(content, signature)

@@ -174,6 +174,11 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
         (f'[peers]\noperators = ["{PEER} {"n" * 101}"]', "and holds", "peer id, name"),
         ('[chain]\nkind = "remote"\nhelpers = ["x", "y"]', "and 'x' is not a multiaddr", "for example"),
         (
+            f'[chain]\nkind = "remote"\nleast_helpers = 1\nhelpers = ["{KEEP}"]\ncheckpoint = "7"',
+            "which is not what was wanted: a height and the 160 hexadecimal digits of a header",
+            "leave it empty",
+        ),
+        (
             f'[chain]\nkind = "remote"\nleast_helpers = 1\nhelpers = ["{KEEP}"]\n[roles]\nchain = true',
             "but a node without a chain of its own can neither serve it nor watch for others",
             "set roles.chain",
@@ -213,6 +218,11 @@ def test_the_engines_get_what_is_configured(data_dir: Path) -> None:
             "is in the same network (1.2.0.0/16) as another one",
             "watch.allow_related = true",
         ),
+        (
+            f'[watch]\nquorum = 2\nwatchers = ["/ip4/1.2.3.4/tcp/5/p2p/{PEER}"]',
+            "watch.quorum is 2, but watch.watchers names 1: no channel would ever take on a payment",
+            "name more watchers",
+        ),
         ('[storage]\nurl = "mysql://x"', "wanted sqlite:///file or postgresql", "leave it empty"),
         ('[assets]\nrates = ["regtest signet"]', "'regtest signet' is no exchange rate", "signet regtest 3/2"),
         ('[assets]\nrates = ["regtest regtest 1/1"]', "is no exchange rate", ""),
@@ -248,7 +258,7 @@ def test_helper_may_be_a_watcher_too(data_dir: Path) -> None:
 def test_operators_are_those_that_the_user_names_and_those_of_the_relays_that_ship(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = RelayList(relays=(Relay(address=f"/ip4/1.2.3.4/tcp/5/p2p/{SECOND}", operator="Bob"),))
+    shipped = RelayList(relays=(Relay(identity=SECOND, addresses=("/ip4/1.2.3.4/tcp/5",), operator="Bob"),))
     monkeypatch.setattr("rrnode.config.settings.shipped_relays", lambda network: shipped)
     found = from_file(data_dir, f'[peers]\noperators = ["{SECOND} Ann Other", "{PEER} Eve"]')
     assert found.operators == {from_text(SECOND): {"Ann Other", "Bob"}, from_text(PEER): {"Eve"}}

@@ -1,12 +1,15 @@
 """The data directory: private, one process at a time, with sockets that fit."""
 
+import fcntl
 import os
 import stat
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from rrnode.datadir import check_private, default_data_dir, is_locked, locked, make_private
+from rrnode.datadir import GUARD_MOMENT, check_private, default_data_dir, is_locked, locked, make_private
 from rrnode.errors import UserError
 
 
@@ -62,6 +65,44 @@ def test_a_directory_is_held_by_one_at_a_time_and_the_message_names_the_holder(t
     assert not is_locked(tmp_path)
     with locked(tmp_path):
         pass
+
+
+def test_who_starts_waits_for_a_guard_that_holds_the_directory_for_a_moment(tmp_path: Path) -> None:
+    guard, paused = ExitStack(), list[float]()
+    guard.enter_context(locked(tmp_path))
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 3:
+            guard.close()
+
+    with locked(tmp_path, patience=GUARD_MOMENT, pause=pause):
+        assert is_locked(tmp_path)
+    assert len(paused) == 3
+
+
+def test_who_starts_waits_no_longer_than_that(tmp_path: Path) -> None:
+    paused: list[float] = []
+    with (
+        locked(tmp_path),
+        pytest.raises(UserError, match=f"process {os.getpid()} uses"),
+        locked(tmp_path, patience=GUARD_MOMENT, pause=paused.append),
+    ):
+        pass
+    assert sum(paused) == pytest.approx(GUARD_MOMENT)
+
+
+def test_one_that_only_looks_whether_a_directory_is_held_does_not_hold_it(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        pass
+    with (tmp_path / "lock").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as `is_locked` does in another process
+        assert not is_locked(tmp_path)
+    with (tmp_path / "lock").open("rb") as looking, ExitStack() as started:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        end = partial(fcntl.flock, looking, fcntl.LOCK_UN)
+        started.enter_context(locked(tmp_path, patience=GUARD_MOMENT, pause=lambda _: end()))
+        assert is_locked(tmp_path)
 
 
 def test_a_lock_file_with_rubbish_in_it_is_no_problem(tmp_path: Path) -> None:

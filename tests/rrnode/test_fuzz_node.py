@@ -26,7 +26,7 @@ from scenario_kit import World, world
 from bootstrap.networks import REGTEST
 from protocols.ids import PeerId
 from protocols.payment.events import PayPhase
-from protocols.wire import channel, init, link, routing, subscribe
+from protocols.wire import channel, info, init, link, routing, subscribe
 from protocols.wire.framing import encode_varint, frame
 from rrnode.errors import LinkClosed, Unreachable
 from rrnode.host.base import HostConfig
@@ -73,6 +73,14 @@ MESSAGES: dict[str, tuple[Any, ...]] = {
         init.Handed(1, bytes(init.SEALED_SIZE)),
         init.Taken(1, 0, ""),
     ),
+    info.PROTOCOL: (
+        info.GetRecord(1, True),
+        info.GetOthers(2, b"\xff" * 33),
+        info.Record(1, 2**62, info.Signed(bytes(113), bytes(64)), (info.ToldChannel(KEY, 0),)),
+        info.Others(2, (info.Signed(bytes(1900), bytes(64)),), True),
+        info.Refused(3, 255, "\x1b[2J"),
+        info.Stop(0, ""),
+    ),
     channel.PROTOCOL: (
         channel.OpenChannel(
             REGTEST.genesis, HASH, 10**6, 0, 354, 10**9, 20_000, 1, 6, 100, KEY, KEY, KEY, KEY, KEY, KEY, SCRIPT
@@ -94,7 +102,7 @@ MESSAGES: dict[str, tuple[Any, ...]] = {
 }
 CODECS: dict[str, Any] = {
     module.PROTOCOL: module.CODEC  # type: ignore[attr-defined]
-    for module in (link, routing, subscribe, init, channel)
+    for module in (link, routing, subscribe, init, info, channel)
 }
 
 

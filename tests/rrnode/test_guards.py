@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from bootstrap.networks import REGTEST
 from protocols.ids import PeerId
+from protocols.node_record import NodeRecord
+from protocols.units import UnixTime
 from rrnode.config.settings import ChainSettings, PeerSettings, RoleSettings, Settings, WatchSettings
 from rrnode.control.text import peer_text
 from rrnode.guards import MOST_NETWORKS, SHOWN, Guards
@@ -43,7 +46,7 @@ class Scene:
     links: Links = field(default_factory=Links)
     neighbours: set[PeerId] = field(default_factory=set)
     book: VolatileBook = field(default_factory=VolatileBook)
-    more: list[Any] = field(default_factory=list)
+    records: list[NodeRecord] = field(default_factory=list)
 
     def guards(self, *, operators: tuple[str, ...] = (), over: bool = False, **more: Any) -> Guards:
         """One helper and one watcher, unless `watchers` says otherwise."""
@@ -57,7 +60,11 @@ class Scene:
             ),
         )
         dialer = Dialer(self.links, self.book, randomness=random.Random(1))  # type: ignore[arg-type]
-        return Guards(settings, self.neighbours, self.links, dialer, self.more)  # type: ignore[arg-type]
+        return Guards(settings, self.neighbours, self.links, dialer, self.records)  # type: ignore[arg-type]
+
+
+def record(node: PeerId, **fields: Any) -> NodeRecord:
+    return NodeRecord(node=node, network=REGTEST.genesis, made=UnixTime(1_700_000_000), **fields)
 
 
 @pytest.fixture
@@ -117,7 +124,7 @@ def test_neighbour_cannot_disarm_a_watcher_by_coming_near_it_but_the_watcher_cou
         case "says so in a record":
             scene.book = VolatileBook([PeerAddress(peer=NEIGHBOUR, where=NEAR_WATCHER, source=Source.RECORD)])
         case _:
-            scene.more = [lambda peer: known(peer, addresses=[NEAR_WATCHER] if peer == NEIGHBOUR else [])]
+            scene.records = [record(NEIGHBOUR, addresses=(NEAR_WATCHER,))]
     guards = scene.guards()
     assert guards.met(NEIGHBOUR)
     assert guards.refuses(WATCHER) == ""
@@ -126,6 +133,17 @@ def test_neighbour_cannot_disarm_a_watcher_by_coming_near_it_but_the_watcher_cou
     scene.neighbours.add(OTHER)
     assert guards.unwatched(NEIGHBOUR).startswith("no unrelated watcher")
     assert guards.unwatched(OTHER) == ""
+
+
+def test_operators_that_peers_declare_count_as_soon_as_they_do(scene: Scene) -> None:
+    scene.neighbours = {NEIGHBOUR}
+    guards = scene.guards()
+    assert guards.said(record(NEIGHBOUR, operator="Lightning & Sons"))
+    assert guards.related_helpers() == {}
+    assert guards.said(record(HELPER, operator="lightning  & sons"))
+    assert guards.related_helpers()[HELPER].startswith("it has the same operator (lightning & sons) as the channel")
+    assert not guards.said(record(OTHER, operator="Lightning & Sons"))
+    assert guards.of(OTHER) == known(OTHER)
 
 
 def test_where_a_neighbour_came_from_is_remembered_until_it_is_no_neighbour(scene: Scene) -> None:

@@ -15,7 +15,8 @@ from protocols.payment.events import LockRequested, PayPhase
 from protocols.routing.events import OffersWanted
 from protocols.units import UnixTime
 from tools.bench.table import Row, bench, seconds_of
-from tools.simulate.network import Disk, Network, default_config, hash_of, preimage_of
+from tools.simulate.disk import Disk
+from tools.simulate.network import Network, default_config, hash_of, preimage_of
 
 AMOUNT = 1_000_000
 CAPACITY = 900_000_000

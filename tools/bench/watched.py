@@ -12,9 +12,9 @@ from protocols.ids import PeerId
 from protocols.units import BlockHeight
 from protocols.watch.remedy import HINT_SIZE, SEALED_SIZES
 from rrnode.chain.parse import HEADER_SIZE, compact_size, parse_transaction
-from rrnode.storage.remedies import RemedyStore
+from rrnode.storage.remedies import Quotas, RemedyStore, on_disk
 
-PER_CLIENT = 100_000  # hints; what a watcher's room for one client is at first (`watch.client_bytes`)
+PER_CLIENT = 64_000  # hints; what a watcher's room for one client is at first (`watch.client_bytes`)
 UNTIL = BlockHeight(1_000_000)
 ROOM = 1 << 50  # bytes: no quota is measured here
 MAX_WEIGHT = 4_000_000
@@ -24,7 +24,9 @@ _WATCHER = PeerId(b"\x02" + b"w" * 32)
 
 def opened(file: Path) -> RemedyStore:
     """The store of the bench's watcher."""
-    return RemedyStore.open(file, node_id=_WATCHER, network="regtest", most_bytes=ROOM, most_per_client=ROOM)
+    return RemedyStore.open(
+        file, node_id=_WATCHER, network="regtest", quotas=Quotas(total=ROOM, client=ROOM, network=ROOM)
+    )
 
 
 def fill(file: Path, hints: int, seed: int = 7) -> None:
@@ -58,7 +60,7 @@ def _clients(hints: int) -> Iterator[tuple[int, bytes, int]]:
     clients = -(-hints // PER_CLIENT)
     for number in range(clients):
         count = len(range(number, hints, clients))
-        yield number + 1, b"\x02" + number.to_bytes(32, "big"), count * (HINT_SIZE + SEALED_SIZES[0])
+        yield number + 1, b"\x02" + number.to_bytes(32, "big"), count * on_disk(SEALED_SIZES[0])
 
 
 def _remedies(hints: int, seed: int) -> Iterator[tuple[bytes, int, int, bytes]]:

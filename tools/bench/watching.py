@@ -140,7 +140,7 @@ def _scan(store: RemedyStore, file: Path, raw: bytes) -> tuple[float, float, flo
     parsing = seconds_of(partial(parse_block, raw), rounds=1)
     block = parse_block(raw)
     rubbish = {hint_of(block.transactions[-1].txid): bytes(SEALED_SIZES[0])}
-    store.put(MISCHIEF, UNTIL, rubbish)
+    store.put(MISCHIEF, UNTIL, rubbish, tip=BlockHeight(0), network="")
     hunter = Hunter(
         backend=cast(ChainBackend, None),  # for claims, of which there are none
         wallet=cast(RewardWallet, None),  # likewise
@@ -148,6 +148,7 @@ def _scan(store: RemedyStore, file: Path, raw: bytes) -> tuple[float, float, flo
         store=CaseStore(store.database),
         buried_depth=6,
         now=lambda: UnixTime(0),
+        alarm=lambda text: None,
     )
     forget(file)
     return floor, parsing, seconds_of(partial(trio.run, hunter.take, _batch(block)), rounds=1)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.ids import PeerId
-from protocols.light.agreement import Agreed, Standing, agree, choose_feerate, is_far_apart
+from protocols.light.agreement import Agreed, HelperStatus, Standing, agree, choose_feerate, is_far_apart
 
 A, B, C = (PeerId(bytes([2, number]) + bytes(31)) for number in range(3))
 SPEND = frozenset({"spend"})
@@ -62,20 +62,15 @@ def test_only_estimates_far_from_the_one_that_is_taken_are_disagreements():
     assert [is_far_apart(each, 4000) for each in (999, 1000, 4000, 16_000, 16_001)] == [True, False, False, False, True]
 
 
-def test_a_helper_that_lied_lags_or_is_in_trouble_is_not_fine():
+def test_a_helpers_status_is_its_record_and_how_far_it_is_behind():
     standing = Standing(A)
-    assert not standing.status(10).is_fine
+    assert (standing.status(10).lag, standing.status(10).trouble) == (None, "not connected")
     standing.connected, standing.trouble, standing.height = True, "", 9
-    assert standing.status(10).is_fine
-    assert standing.status(10).lag == 1
-    assert not standing.status(11).is_fine
-    assert standing.status(8).lag == 0
+    standing.answers, standing.silences, standing.refusals = 7, 2, 1
     standing.disagreed("its fee estimate is 900 sat/vB")
-    assert standing.status(9).is_fine
-    assert (standing.status(9).disagreements, standing.status(9).last_disagreement) == (
-        1,
-        "its fee estimate is 900 sat/vB",
-    )
     standing.lied("a spend that is in no block")
-    assert not standing.status(9).is_fine
-    assert (standing.status(9).lies, standing.status(9).last_lie) == (1, "a spend that is in no block")
+    assert [standing.status(best).lag for best in (8, 9, 11)] == [0, 0, 2]
+    assert standing.status(10) == HelperStatus(
+        peer=A, connected=True, height=9, lag=1, answers=7, silences=2, refusals=1, disagreements=1,
+        last_disagreement="its fee estimate is 900 sat/vB", lies=1, last_lie="a spend that is in no block", trouble="",
+    )  # fmt: skip

@@ -222,9 +222,14 @@ class Desk:
     """An engine with open channels, its rules, and the facts of the moment."""
 
     def __init__(
-        self, *channels: Channel, reserve: int | None = 10**7, config: EngineConfig | None = None, **kept: Any
+        self,
+        *channels: Channel,
+        reserve: int | None = 10**7,
+        config: EngineConfig | None = None,
+        rules: Rules | None = None,
+        **kept: Any,
     ):
-        self.rules = Rules()
+        self.rules = rules or Rules()
         self.config = config or EngineConfig(channel=ChannelConfig())
         snapshot = Snapshot(channels=channels, **kept)
         self.engine = Engine(
@@ -256,7 +261,7 @@ class Desk:
             "forwards": self.engine.forwards(),
             "settled_hashes": frozenset(self.engine._ledger.settled),
         }
-        return Desk(*self.engine.channels(), config=self.config, **(kept | changes))
+        return Desk(*self.engine.channels(), config=self.config, rules=self.rules, **(kept | changes))
 
     # --- what peers and users do ---
 

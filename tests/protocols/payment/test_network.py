@@ -16,7 +16,8 @@ from protocols.routing.events import OffersWanted
 from protocols.routing.pricing import FeePolicy
 from protocols.units import BlockHeight, Msat, UnixTime
 from protocols.wire.channel import CODEC, FailureCode, UpdateFailHtlc, UpdateFulfillHtlc
-from tools.simulate.network import COIN, Network, hash_of, preimage_of
+from tools.simulate.network import Network, hash_of, preimage_of
+from tools.simulate.node import COIN
 
 EXAMPLE = (("A", "B"), ("B", "C"), ("B", "D"), ("C", "D"), ("D", "E"))
 CHAIN = (("A", "B"), ("B", "C"))

@@ -107,7 +107,9 @@ def test_a_push_that_cannot_be_paid_is_refused_with_a_sentence(kit, push, promis
         return judge(init, held, asset=kit.COIN, most=most, now=kit.NOW)
 
     assert verdict(replace(push, expiry=kit.NOW)) == refusal("the payment has expired")
-    assert verdict(replace(push, expiry=kit.NOW + 3601)) == refusal("the payment would take longer than 3600 seconds")
+    assert verdict(replace(push, expiry=kit.NOW + 15 * 86_400)) == FLOOD
+    too_late = replace(push, expiry=kit.NOW + 15 * 86_400 + 1)
+    assert verdict(too_late) == refusal("the payment would wait longer than 15 days")
     assert verdict(replace(push, amount=Amount(Msat(5000), kit.GOLD))) == refusal("the payee takes another coin")
     assert verdict(most=4999) == refusal("no channel of the payee can take 5 sat now", busy=True)
     other = refusal("the payee waits for another payment with this secret")
@@ -136,7 +138,7 @@ def test_a_request_is_paid_by_its_hash_and_its_exact_amount(kit, push, promise):
 
 def test_a_push_becomes_a_promise_with_its_secret(kit, push):
     config = EngineConfig()
-    made = promise_of(push, config=config, entropy=kit.ENTROPY)
+    made = promise_of(push, config=config, entropy=kit.ENTROPY, now=kit.NOW)
     assert made == PromiseMade(
         payment_hash=kit.hash(1),
         preimage=kit.preimage(1),
@@ -148,7 +150,13 @@ def test_a_push_becomes_a_promise_with_its_secret(kit, push):
     )
     assert 24 + 3 <= made.lock_blocks <= 24 + 8
     with pytest.raises(MisuseError):
-        promise_of(replace(push, kind=Kind.REQUEST), config=config, entropy=kit.ENTROPY)
+        promise_of(replace(push, kind=Kind.REQUEST), config=config, entropy=kit.ENTROPY, now=kit.NOW)
+
+
+def test_what_lay_in_a_mailbox_is_promised_for_an_hour_at_most(kit, push):
+    patient = replace(push, expiry=UnixTime(kit.NOW + 86_400))
+    made = promise_of(patient, config=EngineConfig(), entropy=kit.ENTROPY, now=kit.NOW)
+    assert made.expiry == kit.NOW + 3600
 
 
 def test_the_flood_starts_with_a_random_hop_budget_and_ends_with_the_earlier_expiry(kit, promise):

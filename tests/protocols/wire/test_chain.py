@@ -22,6 +22,7 @@ from protocols.wire.chain import (
     News,
     Piece,
     Proven,
+    ProvenWhole,
     Publish,
     Watch,
     payloads,
@@ -56,9 +57,11 @@ def test_the_largest_messages_fit_their_pieces():
     ids, places, scripts = (bytes(32),) * MAX_ITEMS, (bytes(36),) * MAX_ITEMS, (bytes(42),) * MAX_ITEMS
     assert len(payloads(Watch(2**32 - 1, places, ids, scripts), 1)) == 1
     assert payloads(Publish(1, (bytes(400_000),) * 2), REQUEST_PIECES) is not None
-    assert payloads(Matches(1, bytes(32), (Proven(0, (bytes(32),) * 15, bytes(MAX_TRANSACTION)),)), ANSWER_PIECES)
-    block = (Proven(20_000, (bytes(32),) * 15, bytes(240)),) * 16_666
-    assert payloads(Matches(1, bytes(32), block), ANSWER_PIECES) is not None
+    branch = (bytes(32),) * 15
+    many = (ProvenWhole(20_000, branch, bytes(240), branch),) * 16_666
+    assert payloads(Matches(1, bytes(32), (Proven(0, branch, bytes(1000)),), many), ANSWER_PIECES) is not None
+    coinbase = Proven(0, branch, bytes(MAX_TRANSACTION)), ProvenWhole(0, branch, bytes(MAX_TRANSACTION), branch)
+    assert payloads(Matches(1, bytes(32), coinbase[:1], coinbase[1:]), ANSWER_PIECES) is not None
 
 
 def test_a_message_of_too_many_pieces_is_not_sent():
@@ -73,8 +76,8 @@ def test_a_message_of_too_many_pieces_is_not_sent():
         ([Piece(1, 3, b"x"), Piece(3, 3, b"x")], "piece 3 of 3, 2 of 3 wanted"),
         ([Piece(1, 3, b"x"), Piece(2, 2, b"x")], "piece 2 of 2, 2 of 3 wanted"),
         ([Piece(1, 3, b"x"), Piece(1, 3, b"x")], "piece 1 of 3, 2 of 3 wanted"),
-        ([Piece(1, 1, b"x")], "a message in 1 pieces, 2 to 200 allowed"),
-        ([Piece(1, 201, b"x")], "a message in 201 pieces, 2 to 200 allowed"),
+        ([Piece(1, 1, b"x")], "a message in 1 pieces, 2 to 330 allowed"),
+        ([Piece(1, 331, b"x")], "a message in 331 pieces, 2 to 330 allowed"),
         ([Piece(1, 0, b"x")], "a message in 0 pieces"),
         ([Piece(1, 2, b"x"), GetMempool(1)], "GetMempool between pieces 1 and 2"),
         ([Piece(1, 2, b"\xc1"), Piece(2, 2, b"x")], "/rr/chain/1"),

@@ -333,7 +333,7 @@ class SeenChain(RemoteChain, Miner):
     async def caught_up(self) -> None:
         """Wait until every helper's headers were followed to the tip."""
         wanted = await self.whole.tip()
-        while (tip := await self.tip()) != wanted or not all(each.is_fine and not each.lag for each in self.helpers()):
+        while (tip := await self.tip()) != wanted or any(each.trouble or each.lag for each in self.helpers()):
             await self.wait_for_change(tip, self._version)
 
 

@@ -30,6 +30,17 @@ async def test_an_empty_regtest_has_its_first_block_only(rig, kit):
 
 
 @pytest.mark.parametrize("rig", WHOLE, indirect=True)
+async def test_what_the_mempool_has_is_told_without_fetching_it(rig, kit):
+    source, other = await kit.funded(rig.chain, 2)
+    there, never = kit.pay([source], 1000), kit.pay([other], 1000)
+    await rig.chain.publish((there.raw,))
+    assert await rig.chain.mempool_has((never.txid, there.txid)) == {there.txid}
+    await rig.chain.mine(1, kit.LOCKED)
+    assert await rig.chain.mempool_has((there.txid,)) == frozenset()
+    assert await rig.chain.mempool_has(()) == frozenset()
+
+
+@pytest.mark.parametrize("rig", WHOLE, indirect=True)
 async def test_blocks_follow_each_other_and_are_read_whole(rig, kit):
     hashes = await rig.chain.mine(3, kit.OPEN)
     refs = [await rig.chain.block_at(height) for height in range(4)]

@@ -349,3 +349,36 @@ async def test_every_command_says_when_no_node_runs(run: Any, data_dir: Path, ar
         "error": f"the node in {data_dir} is not running",
         "try": f"start it with: rrnode --datadir {data_dir} start",
     }
+
+
+async def test_a_payment_is_handed_over_as_a_text_and_taken(run: Any, node: Any, fake: ModuleType) -> None:
+    handed = await run("pay", "contact-carol", "5", "--out-of-band", "--no-wait", "--asleep", "2d")
+    assert handed.code == 0
+    lines = handed.out.splitlines()
+    assert lines[0] == "rrri1qqqq"
+    assert any("█" in line or "▀" in line for line in lines), "a QR code"
+    assert lines[-2].endswith(": rrnode receive TEXT")
+    assert node.orders[-1].asleep_s == 2 * 86_400
+    as_json = (await run("pay", "contact-carol", "5", "--out-of-band", "--no-wait", "--asleep", "0", "--json")).json
+    assert (as_json["text"], node.orders[-1].asleep_s) == ("rrri1qqqq", 0)
+    got = await run("receive", " rrri1qqqq ")
+    assert [line.split(maxsplit=1) for line in got.out.splitlines()[:2]] == [["amount", "5 sat"], ["memo", "tea."]]
+    assert got.out.splitlines()[-1] == "Received 5 sat."
+    assert (await run("receive", "rrri1qqqq", "--json")).json["received_msat"] == 5_000
+    wrong = await run("receive", "rrrc1qqqq")
+    assert (wrong.code, wrong.err) == (1, "rrnode: this is no payment that waits to be received\n")
+
+
+async def test_mail_tells_what_was_missed_harmlessly(run: Any, node: Any, fake: ModuleType) -> None:
+    lines = (await run("mail")).out.splitlines()
+    assert lines[1].split()[-4:] == ["2", "1", "3", "0"]
+    assert "7 sat  rent.  the payment has expired" in lines[3]
+    assert lines[-1] == "4 wait here for clients of yours."
+    assert m.MailInfo.model_validate((await run("mail", "--json")).json).kept_here == 4
+
+
+async def test_a_payment_that_is_paid_cannot_be_given_up(run: Any, node: Any, fake: ModuleType) -> None:
+    paid = (await run("pay", "contact-carol", "5", "--json")).json["payment_hash"]
+    result = await run("give-up", paid)
+    assert (result.code, result.err) == (1, "rrnode: The payment is paid: it can no longer be given up.\n")
+    assert (await run("give-up", "00" * 32)).code == 1

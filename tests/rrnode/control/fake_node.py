@@ -285,6 +285,26 @@ class FakeNode:
         self._run_payment(payment_hash.hex(), preimage.hex(), kind, name, amount, order)
         return PaymentHash(payment_hash)
 
+    async def pay_by_hand(self, order: m.PayOrder) -> m.HandedOver:
+        payment_hash = await self.pay(order)
+        return m.HandedOver(payment_hash=payment_hash.hex(), text="rrri1qqqq", expires_unix=NOW + 3600)
+
+    async def give_up(self, payment_hash: PaymentHash) -> None:
+        if (await self.payment(payment_hash)).phase != "collecting":
+            raise UserError("The payment is paid: it can no longer be given up.")
+
+    async def receive(self, text: str) -> m.Handed:
+        if text != "rrri1qqqq":
+            raise UserError("this is no payment that waits to be received")
+        payment_hash = "ab" * 32
+        self.bus.publish(m.Received(payment_hash=payment_hash, amount_msat=5_000, memo="tea\x1b"))
+        return m.Handed(payment_hash=payment_hash, amount_msat=5_000, memo="tea\x1b", expires_unix=NOW + 3600)
+
+    async def mail(self) -> m.MailInfo:
+        missed = m.Missed(at_ms=NOW * 1000, reason="the payment has expired", amount_msat=7_000, memo="rent\x1b")
+        box = m.MailboxInfo(server=peer_text(BOB), at_unix=NOW, taken=2, left=1, turned_away=3)
+        return m.MailInfo(mailboxes=(box,), missed=(missed,), kept_here=4)
+
     def _run_payment(
         self, payment_hash: str, preimage: str, kind: str, name: str, amount: int, order: m.PayOrder
     ) -> None:

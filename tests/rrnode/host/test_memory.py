@@ -1,6 +1,7 @@
 """What only the memory network has: delay, jitter that repeats, silence that keeps bytes, cuts, partitions."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import trio
@@ -8,7 +9,7 @@ import trio.testing
 
 from rrnode.errors import LinkClosed, Unreachable
 from rrnode.host.base import FrameStream, PeerConnected, PeerLost
-from rrnode.host.memory import MemoryHost, MemoryNetwork
+from rrnode.host.memory import MemoryHost, MemoryNetwork, _Pipe
 
 ECHO = "/test/echo/1"
 
@@ -148,3 +149,26 @@ async def test_nodes_that_dial_each_other_settle_on_one_link(seed: int, autojump
         assert ours.connection.other is theirs.connection
         assert len(one._all) == len(other._all) == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_an_idle_link_is_never_silent_for_longer_than_a_network_translator_remembers_it(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty seconds are the shortest that are met with in practice, and those for UDP; RFC 5382 wants two hours for TCP."""
+    sent: dict[object, list[float]] = {}
+    put = _Pipe.put
+
+    def note(pipe: _Pipe, data: bytes) -> None:
+        sent.setdefault(pipe._sender, []).append(trio.current_time())
+        put(pipe, data)
+
+    monkeypatch.setattr(_Pipe, "put", note)
+    network = MemoryNetwork(delay=0.05)
+    one, other = host(1, network), host(2, network)
+    async with one.running(), other.running():
+        await one.dial(other.addresses()[0])
+        began = trio.current_time()
+        await trio.sleep(3600)
+        for times in sent.values():
+            assert max(later - earlier for earlier, later in pairwise([*times, began + 3600])) < 20
+    assert set(sent) == {one.peer_id, other.peer_id}

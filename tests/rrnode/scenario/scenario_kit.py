@@ -15,7 +15,8 @@ from protocols.ids import PaymentHash, PeerId
 from protocols.payment.events import Payment, PayPhase
 from protocols.units import BlockDelta, BlockHeight
 from rrnode.chain.base import ChainBackend
-from rrnode.chain.kernel import KernelChain
+from rrnode.chain.kernel import RELAY_FLOOR, KernelChain, scripts_hold
+from rrnode.chain.mempool import Mempool
 from rrnode.chain.remote import RemoteChain
 from rrnode.config.settings import ChannelSettings, FeeSettings, LockSettings, RoleSettings, Settings, WaitSettings
 from rrnode.control import models as m
@@ -26,7 +27,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
 from rrnode.node import Node, Parts
 from rrnode.owner import Owner
-from rrnode.start import remedies_of
+from rrnode.start import mails_of, recorder_of, remedies_of
 from rrnode.storage import Store, WalletChanges
 from rrnode.wallet import Balance, Wallet
 
@@ -115,6 +116,11 @@ class SharedChain(KernelChain):
         """It answers again."""
         self._away = False
 
+    def forget_mempool(self) -> None:
+        """All that no block holds is lost, as when every node was restarted."""
+        self.mempool_now = Mempool(self.index, scripts_hold, floor=RELAY_FLOOR)
+        self._tell_changed()
+
     def _check_open(self) -> None:
         super()._check_open()
         if self._away:
@@ -140,16 +146,17 @@ class Actor:
         routes: bool,
         serves_chain: bool = False,
         watches: bool = False,
+        keeps_mail: bool = False,
         helpers: tuple[str, ...] = (),
         **settings: Any,
     ) -> None:
         self.world, self.name, self._helpers = world, name, helpers
-        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or serves_chain or watches else ()
+        self._listen = (f"/memory/{1 + len(world.actors)}",) if routes or serves_chain or watches or keeps_mail else ()
         data_dir = world.directory / name
         data_dir.mkdir(mode=0o700)
         self.settings = Settings(
             data_dir=data_dir,
-            roles=RoleSettings(route=routes, chain=serves_chain, watch=watches),
+            roles=RoleSettings(route=routes, chain=serves_chain, watch=watches, mailbox=keeps_mail),
             # C's delta fits into the payer's least slack, so that the way through C can always stand in for a shorter one.
             locks=LockSettings(lock_delta=BlockDelta(3 if name == "C" else 6), final_lock=BlockDelta(9)),
             channels=ChannelSettings(
@@ -159,6 +166,7 @@ class Actor:
             **settings,
         )
         self.keys = KeyTree(new_words(), REGTEST)
+        self.clock: Callable[[], float] = time.time
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
         self._ended.set()
@@ -180,7 +188,8 @@ class Actor:
         self._ended = trio.Event()
         store = FusedStore.open(self.settings.data_dir / "db.sqlite", node_id=self.keys.node_id(), network="regtest")
         store.fuse = self.fuse = Fuse(self._lose_power)
-        remedies = remedies_of(self.settings, self.keys)
+        remedies, mails = remedies_of(self.settings, self.keys), mails_of(self.settings, self.keys)
+        recorder = recorder_of(self.settings)
         try:
             host = MemoryHost(
                 self.keys.identity_secret(),
@@ -199,8 +208,10 @@ class Actor:
                     host=host,
                     backend=RemoteChain(host, self._helpers, REGTEST) if self._helpers else self.world.backend(),
                     throw_away=self.world.throw_away,
-                    clock=time.time,
+                    clock=self.clock,
                     remedies=remedies,
+                    recorder=recorder,
+                    mails=mails,
                 )
             )
             self.owner = Owner(self.node)
@@ -211,8 +222,9 @@ class Actor:
         except* PowerCut:
             pass
         finally:
-            if remedies is not None:
-                remedies.close()
+            for others in (remedies, mails, recorder):
+                if others is not None:
+                    others.close()
             store.close()
             self._ended.set()
 
@@ -363,6 +375,15 @@ class World:
     async def mine(self, blocks: int) -> None:
         """Make blocks and wait until everybody has taken them in."""
         await self.chain.mine(blocks, BURN)
+        await self._taken_in()
+
+    async def undo(self, block_hash: bytes) -> None:
+        """Take back this block and those above it, and whatever no block holds then; wait until everybody has seen it."""
+        await self.chain.invalidate(block_hash)
+        self.chain.forget_mempool()
+        await self._taken_in()
+
+    async def _taken_in(self) -> None:
         tip = await self.chain.tip()
         for actor in self.actors.values():
             if actor.runs:

@@ -1,5 +1,6 @@
 """Whole nodes: revoked states of a client reach its watchers, whatever breaks; who holds what is told."""
 
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from protocols.payment.events import PayPhase
 from protocols.units import BlockDelta
 from protocols.watch.remedy import hint_of, unseal
 from rrnode.config.settings import WatchSettings
+from rrnode.host.peer_text import to_text
+from rrnode.services import handing
 
 CAPACITY, PUSHED, PAID = 1_000_000, 300_000, 50_000  # satoshi
 
@@ -152,6 +155,8 @@ async def test_watcher_that_lost_everything_is_given_everything_again(
     assert store is not None
     count = a.channel_with(b).their_secrets.count
     await eventually("everything again", lambda: store.used_bytes >= 200 * count)
+    (alarm,) = a.node.alarms
+    assert f"has lost {count} remedies that it gave receipts for" in alarm
 
 
 async def test_remedies_are_renewed_before_the_watcher_drops_them(
@@ -208,14 +213,100 @@ async def test_quota_is_told_and_what_fits_is_held(
     leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
 ) -> None:
     a, b = pair
-    w = await net.add("W", routes=False, watches=True, coins=0, watch=WatchSettings(client_bytes=500))
+    w = await net.add("W", routes=False, watches=True, coins=0, watch=WatchSettings(client_bytes=1100))
     await pay_some(net, a, b)
     await a.stop()
     watched_by(a, w)
     await a.start()
     (watcher,) = a.node.covering.watchers.values()
     await eventually("the refusal", lambda: watcher.problem == "it refuses: this client's bytes are used up")
-    assert (await a.owner.cover()).channels[0].note == "no watcher holds the newest revoked state"
+    told = (await a.owner.cover()).channels[0]
+    assert (told.note, told.holders_of_newest, told.held[0].states) == ("", 1, 2)  # the newest is first to be held
+    assert a.node.alarms == deque()
+
+
+async def test_a_newest_state_that_is_refused_raises_one_alarm(
+    leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
+) -> None:
+    a, b = pair
+    w = await net.add("W", routes=False, watches=True, coins=0, watch=WatchSettings(client_bytes=500))
+    await a.stop()
+    watched_by(a, w)
+    await a.start()
+    await a.until("the channel", lambda: a.usable(b))
+    await pay_some(net, a, b, 4)
+    (watcher,) = a.node.covering.watchers.values()
+    await eventually("the refusal", lambda: watcher.refuses_newest)
+    await net.mine(2)
+    channel_id = a.channel_with(b).channel_id
+    await eventually("another try", lambda: watcher.problem == "it refuses: this client's bytes are used up")
+    assert list(a.node.alarms) == [
+        f"the watcher {to_text(w.keys.node_id())} refuses the newest revoked state of channel {channel_id.hex()[:16]}: "
+        "this client's bytes are used up; see: rrnode cover"
+    ]
+
+
+async def lose(w: Actor, a: Actor, b: Actor, number: int) -> None:
+    """One remedy, as a disk does."""
+    store = w.node.parts.remedies
+    assert store is not None
+    state = a.node.store.revoked_states(a.channel_with(b).channel_id)[number]
+    store.withdraw(a.keys.node_id(), [hint_of(state.txid)])
+    assert [*store.find(hint_of(state.txid))] == []
+
+
+@pytest.mark.parametrize("reconnects", [True, False])
+async def test_what_a_watcher_lost_is_noticed_told_and_handed_over_again(
+    leaping_clock: MockClock,
+    net: World,
+    pair: tuple[Actor, Actor],
+    monkeypatch: pytest.MonkeyPatch,
+    reconnects: bool,
+) -> None:
+    a, b = pair
+    w = await net.add("W", routes=False, watches=True, coins=0)
+    await a.stop()
+    watched_by(a, w)
+    await a.start()
+    await a.until("the channel", lambda: a.usable(b))
+    await pay_some(net, a, b)
+    await covered(a, w)
+    monkeypatch.setattr(handing, "COMPARE_EVERY", 3)
+    await lose(w, a, b, 1)
+    if reconnects:
+        await w.crash()
+        await w.start()
+    else:
+        await net.mine(3)
+    state = a.node.store.revoked_states(a.channel_with(b).channel_id)[1]
+    await eventually("it again", lambda: bool([*w.node.parts.remedies.find(hint_of(state.txid))]))
+    await covered(a, w)
+    assert list(a.node.alarms) == [
+        f"the watcher {to_text(w.keys.node_id())} has lost 1 remedies that it gave receipts for; they are handed over "
+        "again, but do not rely on it"
+    ]
+
+
+async def test_what_a_watcher_was_not_asked_to_keep_longer_is_no_loss(
+    leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
+) -> None:
+    a, b = pair
+    w = await net.add("W", routes=False, watches=True, coins=0)
+    await a.stop()
+    watched_by(a, w, ask_blocks=BlockDelta(20))
+    await a.start()
+    await a.until("the channel", lambda: a.usable(b))
+    await pay_some(net, a, b)
+    await covered(a, w)
+    await a.stop()
+    await net.mine(30)
+    store = w.node.parts.remedies
+    assert store is not None
+    await eventually("the end of what was promised", lambda: store.used_bytes == 0)
+    await a.start()
+    await eventually("everything again", lambda: store.used_bytes > 0)
+    await covered(a, w)
+    assert list(a.node.alarms) == []
 
 
 async def test_what_a_watcher_holds_is_renewed_although_it_refuses_what_is_new(

@@ -5,9 +5,12 @@ from typing import Any
 
 import trio
 
-from protocols.ids import PaymentHash, PeerId
+from bootstrap.networks import REGTEST
+from protocols.channel.state import Channel, Phase, Terms
+from protocols.ids import ChannelId, PaymentHash, PeerId
+from protocols.onchain.keys import BasePoints
 from protocols.routing.events import Liquidity, LiquidityChanged
-from protocols.units import AssetId, Msat, UnixTime
+from protocols.units import AssetId, BlockDelta, BlockHeight, Msat, Sat, UnixTime
 from protocols.wire.routing import RoutingMessage
 from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, HostConfig
@@ -38,6 +41,34 @@ def liquidity(peer: PeerId, *, ours: int = 10**9, theirs: int = 10**9, asset: As
     return LiquidityChanged(neighbour=peer, liquidity=known if ours or theirs else (), now=now())
 
 
+def channel(number: int, peer: PeerId, phase: Phase = Phase.OPEN) -> Channel:
+    """A channel as the money engine keeps it."""
+    key = b"\x02" * 33
+    return Channel(
+        channel_id=ChannelId(bytes([number]) * 32),
+        peer=peer,
+        asset=REGTEST.genesis,
+        key_index=number,
+        phase=phase,
+        we_fund=True,
+        capacity=Sat(1_000_000),
+        push=Msat(0),
+        opened_tip=BlockHeight(100),
+        our_terms=Terms(
+            dust_limit=Sat(354),
+            max_in_flight=Msat(10**9),
+            reserve=Sat(20_000),
+            htlc_minimum=Msat(1),
+            to_self_delay=BlockDelta(144),
+            max_accepted_htlcs=114,
+            shutdown_script=b"\x00\x14" + bytes(20),
+        ),
+        our_points=BasePoints(funding_pubkey=key, revocation=key, payment=key, delayed_payment=key, htlc=key),
+        our_balance=Msat(10**9),
+        their_balance=Msat(0),
+    )
+
+
 class Net:
     """Hosts by number; host 0 has the lowest peer id, and so on."""
 
@@ -50,10 +81,19 @@ class Net:
         self._secrets = [secrets[number] for number in order]
         self._scopes: dict[MemoryHost, trio.CancelScope] = {}
 
-    async def host(self, number: int, *, config: HostConfig | None = None) -> MemoryHost:
+    def secret(self, number: int) -> bytes:
+        """Of this host's identity."""
+        return self._secrets[number]
+
+    async def host(self, number: int, *, config: HostConfig | None = None, switches: int = 0) -> MemoryHost:
         """A running host that listens."""
         made = MemoryHost(
-            self._secrets[number], network=self.network, genesis=GENESIS, listen=("/memory/0",), config=config
+            self._secrets[number],
+            network=self.network,
+            genesis=GENESIS,
+            switches=switches,
+            listen=("/memory/0",),
+            config=config,
         )
         await self.nursery.start(self._run, made)
         return made

@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from protocols.ids import Txid
+from protocols.onchain import tx
 from protocols.onchain.funding import funding_output_script
 from protocols.units import BlockHeight, FeeRate, Sat, UnixTime
-from protocols.watch import remedy
+from protocols.watch import hunt, pairs
 from protocols.watch.bounty import BountyClaim, assemble, assemble_child
 from protocols.watch.hunt import Case
-from rrnode.chain.base import Verdict
+from protocols.watch.pairs import LOCKTIME, SEQUENCE
+from rrnode.chain.base import PublishResult, Verdict
 from rrnode.chain.fees import FeePolicy
 from rrnode.chain.kernel import KernelChain
 from rrnode.chain.parse import outpoint
-from rrnode.services.bidding import Bidder
+from rrnode.services.bidding import MOST_TRIES, Bidder
 
 TESTS = Path(__file__).parents[2]
 OTHER = b"\x00\x14" + b"\x66" * 20
@@ -46,17 +48,21 @@ class Scene:
 
     def __init__(self, chain: KernelChain, breach: Any, child: bytes) -> None:
         self.chain, self.breach, self.child = chain, breach, child
-        self.bidder = Bidder(chain, FeePolicy())
+        self.bidder = Bidder(chain, FeePolicy(), self.note)
         made = breach.remedy()
         assert made is not None
         self.case = Case(
             txid=breach.txid,
             breach=breach.raw,
-            remedies=(remedy.encode(made),),
+            pairs=pairs.check(made, breach.parsed),
             script=BREACH.HUNTER,
             first_seen=UnixTime(1),
             opened_at=BlockHeight(1),
         )
+
+    async def note(self, txid: Txid, claim: Txid) -> None:
+        assert txid == self.case.txid
+        self.case = hunt.claimed(self.case, claim)
 
     async def confirm(self) -> None:
         assert (await self.chain.publish((self.breach.raw, self.child))).verdict is Verdict.ACCEPTED
@@ -125,6 +131,109 @@ async def test_rival_is_outbid_once_a_block(scene: Scene) -> None:
     again, higher = await scene.pursue(later=1)
     assert higher > 2 * fee
     assert await scene.spenders() == {again}
+
+
+async def test_rival_who_pays_our_address_is_outbid_like_any_other(scene: Scene) -> None:
+    await scene.confirm()
+    (rival,) = assemble(scene.case.pairs, scene.case.script, FeeRate(5_000))
+    assert (await scene.chain.publish((rival.raw,))).verdict is Verdict.ACCEPTED
+    claim, fee = await scene.pursue()
+    assert fee > rival.fee
+    assert await scene.spenders() == {claim}
+
+
+async def test_rival_is_outbid_together_with_what_hangs_on_it(scene: Scene) -> None:
+    await scene.confirm()
+    (rival,) = assemble(scene.case.pairs, CHAIN.OPEN, FeeRate(1_000))
+    assert (await scene.chain.publish((rival.raw,))).verdict is Verdict.ACCEPTED
+    place = outpoint(CHAIN.parse_transaction(rival.raw).txid, len(scene.case.pairs))
+    child = CHAIN.pay([(place, rival.reward, CHAIN.OPEN)], 20_000, version=3)
+    assert (await scene.chain.publish((child.raw,))).verdict is Verdict.ACCEPTED
+    claim, fee = await scene.pursue()
+    assert fee > rival.fee + 20_000
+    assert await scene.spenders() == {claim} == set(scene.case.claims)  # the first bid was enough
+
+
+class Picky:
+    """A chain whose mempool asks for more than it says, or refuses for another reason."""
+
+    def __init__(self, chain: KernelChain, least: int, reason: str) -> None:
+        self._chain, self._least, self._reason = chain, least, reason
+        self.offered: list[int] = []
+        self.spent: dict[bytes, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chain, name)
+
+    async def publish(self, transactions: tuple[bytes, ...]) -> PublishResult:
+        claim = CHAIN.parse_transaction(transactions[-1])
+        fee = sum(self.spent[place] for place in claim.prevouts) - sum(each.value for each in claim.outputs)
+        self.offered.append(fee)
+        if fee < self._least:
+            return PublishResult(verdict=Verdict.REFUSED, reason=self._reason)
+        return await self._chain.publish(transactions)
+
+
+def picky(scene: Scene, least: int, reason: str) -> Picky:
+    made = Picky(scene.chain, least, reason)
+    made.spent = {outpoint(pair.txid, pair.index): pair.spent.value for pair in scene.case.pairs}
+    scene.bidder = Bidder(made, FeePolicy(), scene.note)  # type: ignore[arg-type]
+    return made
+
+
+async def test_claim_that_is_refused_for_its_fee_is_offered_for_more(scene: Scene) -> None:
+    await scene.confirm()
+    chain = picky(scene, 5_000, "mempool min fee not met, 400 < 5000")
+    claim, fee = await scene.pursue()
+    assert 5_000 <= fee < 10_000
+    assert chain.offered == [fee // 2**tries for tries in reversed(range(len(chain.offered)))]
+    assert await scene.spenders() == {claim}
+
+
+async def test_offers_end_with_the_bounties(scene: Scene) -> None:
+    await scene.confirm()
+    chain = picky(scene, 10_000_000, "insufficient fee, rejecting replacement")
+    assert await scene.pursue() is None
+    bounties = sum(pair.bounty for pair in scene.case.pairs)
+    assert chain.offered == sorted(set(chain.offered))
+    assert chain.offered[-1] == bounties - 294
+    assert len(chain.offered) <= MOST_TRIES
+
+
+async def test_claim_that_is_refused_for_something_else_is_not_offered_again(scene: Scene) -> None:
+    await scene.confirm()
+    chain = picky(scene, 10_000_000, "bad-txns-inputs-missingorspent")
+    assert await scene.pursue() is None
+    assert len(chain.offered) == 1
+
+
+async def test_claim_is_noted_before_it_leaves(scene: Scene) -> None:
+    await scene.confirm()
+    chain = picky(scene, 10_000_000, "something")
+    await scene.pursue()
+    assert len(chain.offered) == len(scene.case.claims) == 1
+
+
+async def test_claim_that_a_rival_has_padded_may_stand_until_a_block_takes_it(scene: Scene) -> None:
+    """What `protocols/README.md` says is not covered: it pays too little to be mined soon, and too much to be replaced."""
+    await scene.confirm()
+    ((place, value, _),) = await CHAIN.funded(scene.chain, 1)
+    pairs, bounties = scene.case.pairs, sum(pair.bounty for pair in scene.case.pairs)
+    inputs = [tx.TxInput(each.txid, each.index, SEQUENCE, each.witness) for each in pairs]
+    inputs.append(tx.TxInput(Txid(place[:32]), place[32], SEQUENCE, (CHAIN.OPEN_SCRIPT,)))
+    padding = [tx.TxOutput(Sat(330), CHAIN.OPEN)] * 200
+    change = tx.TxOutput(Sat(value - 200 * 330), CHAIN.OPEN)  # so that all the bounties are the fee
+    padded = tx.Tx(3, tuple(inputs), (*(each.paid for each in pairs), *padding, change), LOCKTIME)
+    assert (await scene.chain.publish((padded.serialize(),))).verdict is Verdict.ACCEPTED
+    vbytes = CHAIN.parse_transaction(padded.serialize()).vsize
+    assert 9_000 < vbytes <= 10_000
+    assert await scene.pursue() is None
+    assert await scene.spenders() == {padded.txid()}
+    (claim,) = assemble(
+        pairs, OTHER, FeeRate(20_000)
+    )  # a claim of ordinary size would leave something at twice its feerate
+    assert bounties < 20 * vbytes
+    assert claim.reward > 0
 
 
 async def test_rival_that_leaves_nothing_is_left_alone_and_the_rest_is_claimed(scene: Scene) -> None:

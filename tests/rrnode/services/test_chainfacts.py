@@ -8,6 +8,7 @@ from services_kit import ended, until
 
 from protocols.light.headers import parse_header, split_headers
 from protocols.light.merkle import proves
+from protocols.light.witness import binds, commitment_of
 from protocols.wire import chain as wire
 from protocols.wire.chain import (
     CODEC,
@@ -37,6 +38,7 @@ from protocols.wire.chain import (
 from rrnode.chain.parse import parse_block, parse_transaction
 from rrnode.services import chainfacts
 from rrnode.services.chainfacts import MOST_WATCHED, ChainFactsServer
+from rrnode.services.limits import Shares
 
 NOTHING = bytes(32)
 
@@ -131,7 +133,7 @@ async def test_what_concerns_the_client_comes_with_proof_and_nothing_else_does(s
         await scene.chain.publish((tx.raw,))
     (block,) = await scene.chain.mine(1, kit.OPEN)
     client = await scene.client()
-    assert await client.ask(GetMatches(1, block)) == Matches(1, block, ())
+    assert await client.ask(GetMatches(1, block)) == Matches(1, block, (), ())
     assert await client.ask(Watch(2, (source[0],), (), ())) == Watching(2, MOST_WATCHED - 1)
     assert await client.ask(Watch(3, (source[0],), (paid.txid,), (kit.LOCKED,))) == Watching(3, MOST_WATCHED - 3)
     answer = await client.ask(GetMatches(4, block))
@@ -140,8 +142,15 @@ async def test_what_concerns_the_client_comes_with_proof_and_nothing_else_does(s
     for each in answer.transactions:
         tx = parse_transaction(each.transaction)
         assert proves(tx.txid, tx.base_size, each.index, each.branch, root)
+    (first,) = answer.coinbase
+    coinbase = parse_transaction(first.transaction)
+    assert proves(coinbase.txid, coinbase.base_size, 0, first.branch, root)
+    commitment = commitment_of([output.script for output in coinbase.outputs])
+    for each in answer.transactions:
+        wtxid = parse_transaction(each.transaction).wtxid
+        assert binds(commitment, coinbase.witnesses[0][0], wtxid, each.index, each.witness_branch)
     assert await client.ask(Unwatch(5, (source[0],), (paid.txid, NOTHING), (kit.LOCKED,))) == Watching(5, MOST_WATCHED)
-    assert await client.ask(GetMatches(6, block)) == Matches(6, block, ())
+    assert await client.ask(GetMatches(6, block)) == Matches(6, block, (), ())
     unknown = await client.ask(GetMatches(7, b"\x07" * 32))
     assert unknown == Refused(7, RefusalCode.UNKNOWN_BLOCK, "no such block in my best chain")
     await scene.chain.invalidate(block)
@@ -283,7 +292,9 @@ async def test_who_publishes_too_much_is_refused_and_may_later(scene, autojump_c
     answers = [await client.ask(Publish(n, (bytes(60),))) for n in range(260)]
     refused = [each for each in answers if isinstance(each, Refused)]
     assert len(refused) >= 5
-    assert refused[0] == Refused(refused[0].request, RefusalCode.TOO_FAST, "more than 5 publications a second")
+    assert refused[0] == Refused(
+        refused[0].request, RefusalCode.TOO_FAST, "too many publications by you or your network"
+    )
     await trio.sleep(1)
     assert isinstance(await client.ask(Publish(99, (bytes(60),))), Published)
 
@@ -295,6 +306,60 @@ async def test_a_client_too_many_is_told_so(scene, autojump_clock):
     late = await scene.client(4)
     assert await late.hear() == Stop(RefusalCode.TOO_MANY, "this node serves all the clients it can")
     await ended(late.stream)
+
+
+@pytest.mark.parametrize("limit", ["MOST_OF_SENDER", "MOST_OF_NETWORK"])
+async def test_one_sender_or_network_does_not_take_all_the_places(scene, limit, monkeypatch, autojump_clock):
+    monkeypatch.setattr(chainfacts, limit, 2)
+    alike = {"MOST_OF_SENDER": "one_sender", "MOST_OF_NETWORK": "one_network"}[limit]
+    monkeypatch.setattr(chainfacts, alike, lambda _address, peer: peer in strangers)
+    strangers = [(await scene.net.host(number)).peer_id for number in (1, 2, 3)]
+    for number in (1, 2):
+        await scene.client(number)
+    await until(lambda: len(scene.server) == 2)
+    third = await scene.client(3)
+    assert await third.hear() == Stop(RefusalCode.TOO_MANY, "this node serves enough clients of your network")
+    known = await scene.client(4)
+    assert isinstance(await known.ask(GetFeerate(1, 6)), Feerate)
+
+
+async def test_who_asks_too_much_is_answered_later(scene, autojump_clock):
+    client, other = await scene.client(1), await scene.client(2)
+    scene.server._questions = Shares(per_sender=1, per_network=10, total=10, own=0, burst=2)
+    began = trio.current_time()
+    for number in range(6):
+        assert isinstance(await client.ask(GetOutput(number, NOTHING, 0)), Output)
+    assert 3.9 < trio.current_time() - began < 4.5  # two at once, and one a second
+    began = trio.current_time()
+    assert isinstance(await other.ask(GetOutput(1, NOTHING, 0)), Output)
+    assert trio.current_time() - began < 0.2
+
+
+async def test_to_see_what_is_new_no_transaction_is_fetched(scene, kit, autojump_clock):
+    source, other = await kit.funded(scene.chain, 2)
+    spend, paid = kit.pay([source], 1000), kit.pay([other], 1000)
+    fetched = []
+    whole = scene.chain.mempool_transaction
+
+    async def note(txid):
+        fetched.append(txid)
+        return await whole(txid)
+
+    scene.chain.mempool_transaction = note
+    one, two = await scene.client(1), await scene.client(2)
+    await one.ask(Watch(1, (source[0],), (spend.txid,), ()))
+    await two.ask(Watch(1, (), (paid.txid, NOTHING), ()))
+    for client in (one, two):
+        while (await client.hear_news()).tip_height < 102:
+            pass
+    await scene.chain.publish((paid.raw,))
+    assert (await two.hear_news()).tip_height == 102
+    assert fetched == []
+    assert (await two.ask(GetMempool(2))).transactions == (paid.raw,)
+    await scene.chain.publish((spend.raw,))
+    assert (await one.hear_news()).tip_height == 102
+    assert (await one.ask(GetMempool(2))).transactions == (spend.raw,)
+    assert fetched == [paid.txid, spend.txid]
 
 
 async def test_a_newer_stream_of_the_same_client_takes_the_place_of_the_older(scene, autojump_clock):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from services_kit import GENESIS, Net, ended, until, within
+from services_kit import GENESIS, Net, ended, now, until, within
 
 from protocols.ids import PeerId
 from protocols.wire.init import (
@@ -22,12 +22,15 @@ from protocols.wire.init import (
     DeliveryCode,
     Failed,
     Handed,
+    Mail,
     Taken,
 )
 from rrnode.errors import Unreachable
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.memory import MemoryHost
-from rrnode.services.initialization import MOST_PENDING, InitializationService, NotTaken
+from rrnode.services.collecting import Collector
+from rrnode.services.delivery import Deliveries, Way
+from rrnode.services.initialization import MOST_PENDING, InitializationService
 
 Clock = trio.testing.MockClock
 
@@ -44,7 +47,7 @@ class Node:
         self.servers: set[PeerId] = set()
         self.clients: set[PeerId] = set()
         self.taken: list[tuple[bytes, bytes]] = []
-        self.refusal: NotTaken | None = None
+        self.refusal: tuple[int, str] | None = None
         self.takes_for = 0.0
         self.throw_aways: list[PeerId] = []
         self.service = InitializationService(
@@ -52,14 +55,21 @@ class Node:
             take=self.take,
             attaches_to=self.servers.__contains__,
             hands_to=self.clients.__contains__,
-            throw_away=self.throw_away,
+            collector=Collector(
+                take=self.take_nothing, keeps=lambda peer: False, missed=lambda peer, full, late: None, now=now
+            ),
         )
+        self.deliveries = Deliveries(self.throw_away)
 
-    async def take(self, what: bytes, sender: bytes) -> None:
+    async def take(self, what: bytes, sender: bytes) -> tuple[int, str]:
         await trio.sleep(self.takes_for)
         if self.refusal is not None:
-            raise self.refusal
+            return self.refusal
         self.taken.append((what, sender))
+        return 0, ""
+
+    async def take_nothing(self, server: PeerId, mail: Mail) -> tuple[int, str]:
+        raise AssertionError("there is no mailbox")
 
     @asynccontextmanager
     async def throw_away(self) -> AsyncIterator[Host]:
@@ -78,8 +88,8 @@ class Scene:
     def __init__(self, payer: Node, server: Node, payee: Node) -> None:
         self.payer, self.server, self.payee = payer, server, payee
 
-    async def deliver(self, what: bytes | None = None, *servers: str) -> None:
-        await self.payer.service.deliver(
+    async def deliver(self, what: bytes | None = None, *servers: str) -> Way:
+        return await self.payer.deliveries.deliver(
             self.payee.host.peer_id, servers or (self.server.address,), sealed() if what is None else what
         )
 
@@ -107,7 +117,7 @@ async def hear(stream: FrameStream, seconds: float = 30.0) -> Any:
 
 
 async def test_it_reaches_an_attached_payee_through_its_server(scene: Scene, autojump_clock: Clock) -> None:
-    await scene.deliver(sealed(7))
+    assert await scene.deliver(sealed(7)) is Way.PASSED_DOWN
     assert scene.payee.taken == [(sealed(7), sealed(7)[:33])]
     assert scene.server.taken == []
 
@@ -130,14 +140,14 @@ async def test_neither_server_nor_payee_sees_the_payers_own_identity(scene: Scen
 
 
 async def test_it_reaches_a_payee_that_listens_directly(scene: Scene, autojump_clock: Clock) -> None:
-    await scene.deliver(sealed(7), scene.payee.address)
+    assert await scene.deliver(sealed(7), scene.payee.address) is Way.DIRECT
     ((what, sender),) = scene.payee.taken
     assert what == sealed(7)
     assert sender == scene.payer.throw_aways[0]
 
 
 async def test_what_the_payee_says_against_it_is_told(scene: Scene, autojump_clock: Clock) -> None:
-    scene.payee.refusal = NotTaken(DeliveryCode.REFUSED, "this payment has been made \x1b[2Jalready")
+    scene.payee.refusal = (DeliveryCode.REFUSED, "this payment has been made \x1b[2Jalready")
     with pytest.raises(Unreachable, match=r"^this payment has been made ·\[2Jalready$"):
         await scene.deliver()
 
@@ -145,7 +155,7 @@ async def test_what_the_payee_says_against_it_is_told(scene: Scene, autojump_clo
 async def test_a_payee_that_is_not_there_is_told(scene: Scene, autojump_clock: Clock) -> None:
     unknown = PeerId(b"\x02" * 33)
     with pytest.raises(Unreachable, match="the payee is not connected to this server"):
-        await scene.payer.service.deliver(unknown, (scene.server.address,), sealed())
+        await scene.payer.deliveries.deliver(unknown, (scene.server.address,), sealed())
 
 
 async def test_a_payee_that_does_not_answer_is_told_in_time(scene: Scene, autojump_clock: Clock) -> None:
@@ -189,7 +199,7 @@ async def test_of_several_servers_one_that_works_is_enough_and_dead_ones_cost_li
 
 async def test_a_contact_without_servers_is_told(scene: Scene, autojump_clock: Clock) -> None:
     with pytest.raises(Unreachable, match="names no server"):
-        await scene.payer.service.deliver(scene.payee.host.peer_id, (), sealed())
+        await scene.payer.deliveries.deliver(scene.payee.host.peer_id, (), sealed())
 
 
 @pytest.mark.parametrize("answer", [Attached(), Taken(1, 0, ""), b"\xc1nonsense"])
@@ -203,7 +213,7 @@ async def test_a_server_that_answers_nonsense_is_told(net: Net, autojump_clock: 
 
     server.handle(PROTOCOL, serve)
     with pytest.raises(Unreachable, match="answered nonsense"):
-        await payer.service.deliver(PeerId(b"\x02" * 33), server.addresses(), sealed())
+        await payer.deliveries.deliver(PeerId(b"\x02" * 33), server.addresses(), sealed())
 
 
 async def test_one_strangers_flood_is_bounded_and_told_and_others_get_through(

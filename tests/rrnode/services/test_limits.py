@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from rrnode.services.limits import Allowance, one_sender, printable
+from rrnode.services.limits import Allowance, Shares, one_network, one_sender, printable
 
 PEER = b"\x02" * 33
 
@@ -69,3 +69,57 @@ def test_senders_without_an_address_of_their_own_are_told_apart_by_key(address: 
 
 def test_what_drives_a_terminal_is_taken_out() -> None:
     assert printable("a\x1b[2Jb\nc\u202ed é") == "a·[2Jb·c·d é"
+
+
+def address(first: int, second: int, last: int = 1) -> str:
+    return f"/ip4/{first}.{second}.0.{last}/tcp/9780"
+
+
+@pytest.mark.parametrize(
+    ("where", "network"),
+    [
+        ("/ip4/192.0.2.7/tcp/1000", "192.0.0.0/16"),
+        ("/ip6/2001:db8:1:2::1/tcp/1", "2001:db8::/32"),
+        ("/ip4/127.0.0.1/tcp/1", "127.0.0.0/16"),
+        ("", PEER),
+        ("/memory/7", PEER),
+    ],
+)
+def test_a_network_is_what_one_operator_is_taken_to_have(where: str, network: object) -> None:
+    assert one_network(where, PEER) == network
+
+
+def taken(shares: Shares, where: str, tries: int) -> int:
+    return sum(shares.take(where, PEER) for _ in range(tries))
+
+
+async def test_a_sender_a_network_and_all_together_have_their_rates(autojump_clock: trio.testing.MockClock) -> None:
+    shares = Shares(per_sender=2, per_network=5, total=12, own=0, burst=10)
+    assert taken(shares, address(1, 1), 100) == 20
+    assert taken(shares, address(1, 1, last=2), 100) == 20
+    assert taken(shares, address(1, 1, last=3), 100) == 10  # 50 for the network
+    assert taken(shares, address(1, 2), 100) == 20
+    assert sum(taken(shares, address(2, number), 5) for number in range(30)) == 120 - 70
+    await trio.sleep(1)
+    assert taken(shares, address(1, 1), 10) == 2
+
+
+async def test_what_many_strangers_use_up_leaves_each_network_a_little(autojump_clock: trio.testing.MockClock) -> None:
+    shares = Shares(per_sender=5, per_network=20, total=100, own=0.2, burst=40)
+
+    def flood() -> int:
+        return sum(taken(shares, address(50 + number, 1), 30) for number in range(100))
+
+    flood()
+    for _ in range(3):
+        assert taken(shares, address(9, 9), 1) == 1  # a client that publishes now and then
+        await trio.sleep(5)
+        flood()
+
+
+async def test_who_waits_is_served_in_time(autojump_clock: trio.testing.MockClock) -> None:
+    shares = Shares(per_sender=2, per_network=5, total=100, own=0, burst=1)
+    began = trio.current_time()
+    for _ in range(12):
+        await shares.wait(address(1, 1), PEER)
+    assert trio.current_time() - began == pytest.approx(5)

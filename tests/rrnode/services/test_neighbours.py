@@ -4,42 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from services_kit import channel
 
-from bootstrap.networks import REGTEST
-from protocols.channel.state import Channel, Phase, Terms
+from protocols.channel.state import Channel, Phase
 from protocols.ids import ChannelId, PeerId
-from protocols.onchain.keys import BasePoints
-from protocols.units import BlockDelta, BlockHeight, Msat, Sat
 from rrnode.services.neighbours import Neighbours
 
 ANN, BOB = PeerId(b"\x02" * 33), PeerId(b"\x03" * 33)
-
-
-def channel(number: int, peer: PeerId, phase: Phase = Phase.OPEN) -> Channel:
-    key = b"\x02" * 33
-    return Channel(
-        channel_id=ChannelId(bytes([number]) * 32),
-        peer=peer,
-        asset=REGTEST.genesis,
-        key_index=number,
-        phase=phase,
-        we_fund=True,
-        capacity=Sat(1_000_000),
-        push=Msat(0),
-        opened_tip=BlockHeight(100),
-        our_terms=Terms(
-            dust_limit=Sat(354),
-            max_in_flight=Msat(10**9),
-            reserve=Sat(20_000),
-            htlc_minimum=Msat(1),
-            to_self_delay=BlockDelta(144),
-            max_accepted_htlcs=114,
-            shutdown_script=b"\x00\x14" + bytes(20),
-        ),
-        our_points=BasePoints(funding_pubkey=key, revocation=key, payment=key, delayed_payment=key, htlc=key),
-        our_balance=Msat(10**9),
-        their_balance=Msat(0),
-    )
 
 
 class Table:

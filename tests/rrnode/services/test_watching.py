@@ -33,11 +33,11 @@ from rrnode.host.base import FrameStream
 from rrnode.host.memory import MemoryHost
 from rrnode.services import watching
 from rrnode.services.watching import WatchServer
-from rrnode.storage.remedies import RemedyStore
+from rrnode.storage.remedies import Quotas, RemedyStore
 
 SECRET = b"\x41" * 32
-TIP, KEEP, ROOM = BlockHeight(500), BlockDelta(1000), 1000
-EACH = 200
+TIP, KEEP, ROOM = BlockHeight(500), BlockDelta(1000), 5 * 310 + 200
+EACH = 310  # bytes on disk
 FIRST = bytes(16)
 
 
@@ -78,8 +78,7 @@ async def scene(net: Net, tmp_path: Path) -> AsyncIterator[Scene]:
         tmp_path / "watch.sqlite",
         node_id=host.peer_id,
         network="regtest",
-        most_bytes=10 * ROOM,
-        most_per_client=ROOM,
+        quotas=Quotas(total=10 * ROOM, client=ROOM, network=10 * ROOM),
     )
     made = Scene(net, host, store)
     net.spawn(made.server)
@@ -141,6 +140,50 @@ async def test_nothing_is_kept_for_longer_than_the_terms_say(scene: Scene) -> No
     assert (missing.request, missing.code) == (3, RefusalCode.NOT_HELD)
 
 
+async def test_a_client_is_granted_more_the_longer_it_has_been_coming_back(scene: Scene) -> None:
+    scene.server._keep = BlockDelta(10_000)
+    _, stream = await scene.client(1)
+    assert (await hear(stream)).most_blocks == watching.KEPT_AT_FIRST
+    most = 2**32 - 1
+    assert (await ask(stream, HandOver(1, most, (remedy(1),)))).until == TIP + watching.KEPT_AT_FIRST
+    granted = []
+    for age in (1008, 1009, 4999, 5001):
+        scene.tip = BlockHeight(TIP + age)
+        granted.append((await ask(stream, Renew(2, most, (remedy(1).hint,)))).until - scene.tip)
+    assert granted == [2016, 2018, 9998, 10_000]
+    _, other = await scene.client(2)
+    assert (await hear(other)).most_blocks == watching.KEPT_AT_FIRST
+
+
+@pytest.mark.parametrize(
+    ("quotas", "code", "reason"),
+    [
+        (Quotas(total=9999, client=309, network=9999), RefusalCode.OVER_QUOTA, "this client's bytes are used up"),
+        (
+            Quotas(total=9999, client=9999, network=309),
+            RefusalCode.FULL,
+            "the room for clients of this network is used up",
+        ),
+        (Quotas(total=309, client=9999, network=9999), RefusalCode.FULL, "the watcher's own room is used up"),
+        (
+            Quotas(total=400, client=9999, network=9999),
+            RefusalCode.FULL,
+            "what room is left is for clients that have been here for longer",
+        ),
+        (
+            Quotas(total=9999, client=9999, network=9999, free=1),
+            RefusalCode.FULL,
+            "the watcher's disk is nearly full",
+        ),
+    ],
+)
+async def test_a_refusal_says_which_room_is_used_up(scene: Scene, quotas: Quotas, code: int, reason: str) -> None:
+    scene.store.quotas, scene.store._free = quotas, lambda: 0
+    _, stream = await scene.client(1)
+    await hear(stream)
+    assert await ask(stream, HandOver(1, 900, (remedy(1),))) == Refused(1, code, reason)
+
+
 async def test_what_is_withdrawn_makes_room(scene: Scene) -> None:
     _, stream = await scene.client(1)
     await hear(stream)
@@ -179,7 +222,7 @@ async def test_a_flood_of_small_requests_is_cut_before_it_reaches_the_disk(scene
 async def test_a_full_disk_is_told_and_the_stream_goes_on(scene: Scene) -> None:
     _, stream = await scene.client(1)
     await hear(stream)
-    scene.store.most_bytes = scene.store.most_per_client = 10**6
+    scene.store.quotas = Quotas(total=10**6, client=10**6, network=10**6)
     with scene.store.database.reading() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")

@@ -48,8 +48,8 @@ class Scene:
         self.cover: CoverStore = self.store.cover()
         self.one, self.two = self.cover.watcher(ONE), self.cover.watcher(TWO)
 
-    def lacks(self, watcher: int, start: int = 0, limit: int = 10, stake: int = STAKE) -> list[int]:
-        found = self.cover.to_do(watcher, self.channel, stake=Sat(stake), start=start, limit=limit)
+    def lacks(self, watcher: int, start: int = 0, end: int = 6, limit: int = 10, stake: int = STAKE) -> list[int]:
+        found = self.cover.to_do(watcher, self.channel, stake=Sat(stake), start=start, end=end, limit=limit)
         return [each.number for each in found]
 
 
@@ -68,13 +68,16 @@ def test_only_what_is_on_disk_counts_as_revoked(scene: Scene, kit: Any) -> None:
     assert scene.cover.revoked(kit.channel_id(2)) == 0
 
 
-def test_a_watcher_lacks_what_it_was_not_handed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_lacks_what_it_was_not_handed_and_gets_the_newest_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene.cover.note(scene.one, scene.channel, [handed(0), handed(3)], PROOF)
-    assert scene.lacks(scene.one) == [1, 2, 4, 5]
-    assert scene.lacks(scene.one, start=2, limit=2) == [2, 4]
-    assert scene.lacks(scene.two) == [0, 1, 2, 3, 4, 5]
-    monkeypatch.setattr(cover, "WINDOW", 2)
-    assert scene.lacks(scene.one) == [1]
+    assert scene.lacks(scene.one) == [5, 4, 2, 1]
+    assert scene.lacks(scene.one, start=2, limit=2) == [5, 4]
+    assert scene.lacks(scene.one, start=2, end=5) == [4, 2]
+    assert scene.lacks(scene.two) == [5, 4, 3, 2, 1, 0]
+    monkeypatch.setattr(cover, "WINDOW", 3)
+    assert scene.lacks(scene.one) == [5, 4]
 
 
 def test_a_state_without_a_remedy_is_looked_at_again_when_more_is_at_stake(scene: Scene) -> None:
@@ -104,10 +107,36 @@ def test_what_a_watcher_dropped_it_lacks_again(scene: Scene) -> None:
     scene.cover.note(scene.two, scene.channel, [handed(number) for number in range(6)], PROOF)
     some: tuple[Due, ...] = scene.cover.of_channel(scene.one, scene.channel, 2)
     scene.cover.dropped(scene.one, some)
-    assert scene.lacks(scene.one) == [each.number for each in some]
-    scene.cover.forget(scene.one)
-    assert scene.lacks(scene.one) == [0, 1, 2, 3, 4, 5]
+    assert sorted(scene.lacks(scene.one)) == [each.number for each in some]
     assert scene.lacks(scene.two) == []
+
+
+def test_what_a_watcher_gave_receipts_for_is_read_page_by_page(scene: Scene) -> None:
+    scene.cover.note(scene.one, scene.channel, [handed(0, 900), handed(1, 200), without(2), handed(3, 500)], PROOF)
+    assert scene.cover.count(scene.one) == 3
+    first = scene.cover.handed(scene.one, (0, -1), 2)
+    assert [(each.number, each.txid, each.digest, each.until) for each in first] == [
+        (0, txid(0), bytes(32), 900),
+        (1, txid(1), b"\x01" * 32, 200),
+    ]
+    rest = scene.cover.handed(scene.one, (first[-1].channel_row, 1), 2)
+    assert [each.number for each in rest] == [3]
+    assert scene.cover.handed(scene.one, (rest[-1].channel_row, 3), 2) == ()
+    assert (scene.cover.count(scene.two), scene.cover.handed(scene.two, (0, -1), 2)) == (0, ())
+
+
+def test_a_watcher_holds_up_to_the_first_state_that_it_lacks(scene: Scene, kit: Any) -> None:
+    def up_to(since: int | None, tip: int = 100) -> int:
+        return scene.cover.held_up_to(scene.one, scene.channel, since, BlockHeight(tip))
+
+    assert up_to(None) == 5
+    scene.cover.note(scene.one, scene.channel, [handed(5, 300)], PROOF)
+    assert (up_to(None), up_to(3), up_to(5), up_to(6)) == (6, 3, 6, 6)
+    scene.cover.note(scene.one, scene.channel, [handed(3, 300), without(4)], PROOF)
+    assert (up_to(3), up_to(2)) == (6, 2)
+    assert (up_to(None, tip=300), up_to(None, tip=301)) == (6, 5)  # to the last block that it promised
+    assert scene.cover.held_up_to(scene.two, scene.channel, 6, BlockHeight(100)) == 5  # it lost the newest
+    assert scene.cover.held_up_to(scene.one, kit.channel_id(2), None, BlockHeight(100)) == 0
 
 
 def test_receipts_are_kept_until_what_they_promise_is_past(scene: Scene) -> None:

@@ -14,10 +14,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+from protocols.ids import PeerId
 from protocols.payment.events import DropForward, StoreForward, StorePayment, StorePromise
-from protocols.units import Msat
+from protocols.units import BlockHeight, Msat
 from rrnode.storage import Store, migrate, schema
 from rrnode.storage.database import Database
+from rrnode.storage.remedies import Known, Quotas, RemedyStore, on_disk
 
 Opened = Callable[..., Store]
 FIRST = Path(__file__).with_name("first_schema.json")
@@ -88,6 +90,31 @@ def test_a_database_of_the_first_schema_is_read_by_this_version(path: Path, kit:
     store.close()
     with sqlite3.connect(path) as raw:
         assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [(schema.HEAD,)]
+
+
+def test_what_a_watcher_kept_is_counted_anew_and_its_clients_stay_known(path: Path, kit: Any) -> None:
+    database = Database(path)
+    with database.writing() as connection:
+        migrate.upgrade(connection, "0002")
+        for number in (1, 2):
+            peer, used = bytes([2, number]) + bytes(31), 2 * 200
+            connection.exec_driver_sql("INSERT INTO watch_clients VALUES (?, ?, ?)", (number, peer, used))
+            for hint, size in ((b"a" * 16, 184), (b"b" * 16, 3227)):
+                row = hint, number, 900, bytes(size)
+                connection.exec_driver_sql("INSERT INTO remedies VALUES (?, ?, ?, ?)", row)
+    database.close()
+    quotas = Quotas(total=10**6, client=10**6, network=10**6)
+    store = RemedyStore.open(path, node_id=kit.node, network="regtest", quotas=quotas)
+    each = on_disk(184) + on_disk(3227)
+    assert store.used_bytes == 2 * each
+    client = PeerId(bytes([2, 1]) + bytes(31))
+    assert store.known(client) == Known(number=1, used=each, since=BlockHeight(0), network="")
+    hints = [b"a" * 16, b"b" * 16]
+    assert [store.withdraw(PeerId(bytes([2, number]) + bytes(31)), hints) for number in (1, 2)] == [0, 0]
+    assert store.used_bytes == 0
+    with store.database.reading() as connection:
+        assert connection.exec_driver_sql("SELECT * FROM watch_networks").all() == []
+    store.close()
 
 
 def test_every_table_can_be_made_on_postgresql_too() -> None:

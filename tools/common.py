@@ -1,0 +1,76 @@
+"""What the tools that look at networks share: the protocols, a throw-away identity, and an end that a person can read."""
+
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cache, partial
+from typing import Any, TypeVar
+
+import trio
+import typer
+
+import protocols.wire
+from bootstrap.networks import NETWORKS, Network
+from protocols.errors import RrnodeError
+from protocols.wire.codec import Codec
+from rrnode import log
+from rrnode.host.base import Host
+from rrnode.host.libp2p import LibP2PHost
+from rrnode.services.limits import printable
+from rrnode.version import VERSION
+
+T = TypeVar("T")
+INTERRUPTED = 130  # exit code, as shells have it
+
+
+def network_of(name: str) -> Network:
+    """A network by its name; ends the program when there is none."""
+    if name not in NETWORKS:
+        raise given_up(f"there is no network {name[:40]!r}; known are: {', '.join(NETWORKS)}", code=2)
+    return NETWORKS[name]
+
+
+@cache
+def codecs() -> dict[str, Codec[Any]]:
+    """The codec of each protocol of this project, by its id."""
+    names = (each.name for each in pkgutil.iter_modules(protocols.wire.__path__))
+    modules = [importlib.import_module(f"protocols.wire.{name}") for name in names]
+    return {module.PROTOCOL: module.CODEC for module in modules if hasattr(module, "PROTOCOL")}
+
+
+def throw_away(network: Network) -> Host:
+    """A host under a fresh identity, which listens nowhere."""
+    return LibP2PHost(os.urandom(32), genesis=network.genesis, agent=f"rrnode-tools/{VERSION}")
+
+
+def run(what: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Run a coroutine to its end. What cannot be done is one sentence on standard error; Ctrl-C ends without a trace."""
+    log.setup("error")
+    try:
+        return trio.run(partial(what, *arguments))
+    except (KeyboardInterrupt, RrnodeError) as error:
+        reason: BaseException = error
+    except BaseExceptionGroup as group:  # from inside nurseries
+        reason = next(_leaves(group))
+        if not isinstance(reason, KeyboardInterrupt | RrnodeError):
+            raise
+    if isinstance(reason, KeyboardInterrupt):
+        raise given_up("interrupted", code=INTERRUPTED)
+    raise given_up(printable(str(reason)))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """An interrupt first: it is what the person did, whatever broke for it."""
+    if isinstance(error, BaseExceptionGroup):
+        leaves = [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+        yield from sorted(leaves, key=lambda leaf: not isinstance(leaf, KeyboardInterrupt))
+    else:
+        yield error
+
+
+def given_up(sentence: str, *, code: int = 1) -> typer.Exit:
+    """Say one sentence; the caller raises what comes back, which ends the program."""
+    sys.stderr.write(f"{sentence}\n")
+    return typer.Exit(code)

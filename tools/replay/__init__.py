@@ -1,0 +1,1 @@
+"""A recording of a node's engines, run again (`rrnode.recording`)."""
