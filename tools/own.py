@@ -9,12 +9,15 @@ from pathlib import Path
 
 import typer
 
+from rrnode.cli.app import EXIT_FAILED as FAILED
+from rrnode.cli.app import EXIT_INTERRUPTED as INTERRUPTED
+from rrnode.cli.app import EXIT_NO_NODE as NO_NODE
 from rrnode.control.client import NodeAway
 from rrnode.datadir import default_data_dir
 from rrnode.errors import StorageFailed, UserError
 from rrnode.services.limits import printable
 
-FAILED, NO_NODE, INTERRUPTED = 1, 3, 130  # exit codes, as `rrnode` has them
+__all__ = ["FAILED", "INTERRUPTED", "NO_NODE", "data_dir", "explained", "say"]
 
 
 def data_dir(given: Path | None, network: str) -> Path:
