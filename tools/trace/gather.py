@@ -77,7 +77,7 @@ def ask(name: str, directory: Path, payment_hash: PaymentHash) -> Seen:
         with ControlClient(directory) as client:
             trace = m.Trace.model_validate(client.get(f"/traces/{payment_hash.hex()}"))
     except NodeAway as error:
-        problem = f"{error}; the offers that it saw are not known any more"
+        problem = str(error)
     try:
         history = History.open(settings.storage_url)
     except StorageFailed as error:

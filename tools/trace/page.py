@@ -21,7 +21,7 @@ def page(story: Story) -> Iterator[str]:
     yield ""
     width = max(len(each.name) for each in story.nodes)
     for seen in story.nodes:
-        state = "runs" if seen.runs else "does not run"
+        state = "runs" if seen.runs else "from its disk" if seen.peer_id else "not asked"
         yield f"  {seen.name:{width}}  {seen.peer_id or '(unknown)'}  {state}"
         if seen.problem:
             yield f"  {'':{width}}  {printable(seen.problem)}"
@@ -38,7 +38,7 @@ def page(story: Story) -> Iterator[str]:
     for each, place in zip(story.happenings, places, strict=True):
         yield f"{time_of(each, began):>10}  {place:{width}}  {what(each)}".rstrip()
     if any(not each.exact for each in story.happenings):
-        yield f"{_ROUGH}: from a database, which knows the second only"
+        yield f"{_ROUGH}: from a database, which knows the second only, and nothing of offers"
 
 
 def _summary(story: Story) -> Iterator[str]:
@@ -86,11 +86,11 @@ def what(happening: Happening) -> str:
         case "subscribe":
             return "subscribes"
         case "offer" if happening.to:
-            verdict = {None: "", True: " - kept", False: " - dropped"}[happening.kept]
-            not_on = ", not passed on to all" if happening.kept and text else ""
-            return f"send me {amount}, {blocks} blocks{verdict}{not_on}{because}"
+            return f"send me {amount}, {blocks} blocks{_verdict(happening)}{because}"
         case "offer":
             return f"no longer holds the offer of {happening.other} for {amount}{because}"
+        case "again":
+            return f"looks again at the offer of {happening.other} for {amount}{_verdict(happening)}{because}"
         case "stands":
             return f"could lock {amount} to {happening.other}" if happening.other else f"has nothing to lock{because}"
         case "lock":
@@ -111,6 +111,15 @@ def what(happening: Happening) -> str:
         case "forwarded":
             return f"has earned {amount}" if happening.amount else "has carried nothing"
     return happening.kind + because
+
+
+def _verdict(happening: Happening) -> str:
+    """What the receiver of an offer did with it."""
+    if happening.kept is None:
+        return ""
+    if not happening.kept:
+        return " - dropped"
+    return " - kept" + (", not passed on to all" if happening.text else "")
 
 
 def document(story: Story) -> dict[str, Any]:

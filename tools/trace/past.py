@@ -111,24 +111,23 @@ class _Reader:
                 yield Step(at_ms=at_ms, kind="fail_in", peer=peer, text=text)
 
     def _found(self, at_ms: int, found: OffersFound) -> Iterator[Step]:
-        if not found.offers:
-            yield Step(at_ms=at_ms, kind="stands", text="no offer stands")
-        for offer in found.offers:
-            peer = peer_text(offer.neighbour)
-            yield Step(at_ms=at_ms, kind="stands", peer=peer, amount=offer.amount.msat, blocks=offer.lock_blocks)
         tries = self._ours
         if found.reference.startswith(CARRY):
             reference = found.reference[len(CARRY) :]
             ref = HtlcRef(channel_id=ChannelId(reference[:-8]), htlc_id=int.from_bytes(reference[-8:], "big"))
             tries = self._carried.get(ref, [])
+            for each in [each for each in tries if each.told][-1:]:  # its number is not stored any more (R10)
+                yield Step(at_ms=at_ms, kind="fail_in", peer=peer_text(each.neighbour))
+        if not found.offers:
+            yield Step(at_ms=at_ms, kind="stands", text="no offer stands")
+        for offer in found.offers:
+            peer = peer_text(offer.neighbour)
+            yield Step(at_ms=at_ms, kind="stands", peer=peer, amount=offer.amount.msat, blocks=offer.lock_blocks)
         prices = {offer.neighbour: offer.amount.msat for offer in found.offers}
-        for each in tries:
-            if each.told:
-                continue
-            if each.neighbour in prices and each.amount in (None, prices[each.neighbour]):
-                each.amount = prices[each.neighbour]
-                yield _locked(at_ms, each)
-            return
+        left = next((each for each in tries if not each.told), None)
+        if left is not None and left.neighbour in prices and left.amount in (None, prices[left.neighbour]):
+            left.amount = prices[left.neighbour]
+            yield _locked(at_ms, left)
 
     def untold(self, at_ms: int) -> Iterator[Step]:
         """Locks that the journal does not reach back to, and how those ended that came back."""

@@ -10,7 +10,7 @@ from tools.trace.story import Happening, Story
 
 MOST_DRAWN = 160  # happenings: a picture of several screens; the text has all of them
 _COLUMN, _ROW, _LEFT, _TOP, _BOTTOM = 240, 30, 150, 110, 50
-_LONGEST_NAME, _LONGEST_LABEL = 24, 34  # characters that fit a column
+_LONGEST_NAME, _LONGEST_LABEL = 24, 38  # characters that fit a column
 _COLOURS = {"offer": "#2f6fb0", "subscribe": "#8a8a8a", "lock": "#e08a1e", "settle": "#2e8b57", "fail": "#b03a2e"}
 _DROPPED = "#b5b5b5"
 _GOOD, _BAD = "#2e8b57", "#b03a2e"
@@ -68,7 +68,8 @@ def _drawn(each: Happening, y: int, places: dict[str, int], began: int, *, right
     yield _text(_LEFT - 20, y + 4, f"{time_of(each, began)} s", size=12, anchor="end", colour="#777777")
     here = places[each.node]
     if not each.to:
-        colour = _BAD if each.kind in ("failed", "expired") else _GOOD if each.kind in _ENDS else "#444444"
+        bad = each.kind in ("failed", "expired") or (each.kind == "forwarded" and not each.amount)
+        colour = _BAD if bad else _GOOD if each.kind in _ENDS else "#444444"
         last = here == rightmost
         yield f'<g>{about}<circle cx="{here}" cy="{y}" r="4.5" fill="{colour}"/>'
         x, anchor = (here - 10, "end") if last else (here + 10, "start")
@@ -100,7 +101,7 @@ def _label(each: Happening) -> str:
     amount = "" if each.amount is None else in_words(Msat(each.amount))
     match each.kind:
         case "offer":
-            return f"{amount}, {each.blocks} blocks" + (" (dropped)" if each.kept is False else "")
+            return f"{'dropped: ' if each.kept is False else ''}{amount}, {each.blocks} blocks"
         case "lock":
             return f"lock {amount}" + (f" until {each.blocks}" if each.blocks is not None else "")
         case "settle":

@@ -33,7 +33,7 @@ class Happening:
     """One thing that happened, at one node or between two.
 
     Attributes:
-        kind: "offer", "subscribe", "lock", "settle" or "fail" between two; else a kind of `Step`, at one.
+        kind: "offer", "subscribe", "lock", "settle" or "fail" between two; else a kind of `Step`, or "again", at one.
         node: where, or from whom.
         to: to whom; "" at one node.
         other: a neighbour that it is about; "" else.
@@ -71,9 +71,9 @@ class Story:
 def story_of(payment_hash: str, nodes: Sequence[Seen]) -> Story:
     """Put the views of these nodes together."""
     names = {each.peer_id: each.name for each in nodes if each.peer_id}
-    merged = _Merge()
+    merged = _Merge({each.name for each in nodes if each.runs})
     for seen in nodes:
-        merged.node(seen.name, [_happening(seen.name, step, names) for step in seen.steps])
+        merged.node([_happening(seen.name, step, names) for step in seen.steps])
     happenings = merged.in_order()
     return Story(
         payment_hash=payment_hash,
@@ -109,15 +109,23 @@ def _happening(node: str, step: Step, names: dict[str, str]) -> tuple[Happening,
     return replace(told, kind=family, node=frm, to=to, other=""), begins
 
 
-class _Merge:
-    """Joins the two ends of arrows, then orders."""
+_Key = tuple[str, str, str, int | None, bool]  # kind, from, to, amount, whether it is where the arrow begins
 
-    def __init__(self) -> None:
+
+class _Merge:
+    """Joins the two ends of arrows, then orders.
+
+    Args:
+        running: names of nodes that told what they sent.
+    """
+
+    def __init__(self, running: set[str]) -> None:
+        self._running = running
         self._all: list[Happening] = []
         self._chains: list[list[int]] = []  # numbers of each node's own happenings, in its order
-        self._open: dict[tuple[object, ...], list[int]] = {}  # arrows of which one end was told, by which end that was
+        self._open: dict[_Key, list[int]] = {}  # arrows of which one end was told, by which end that was
 
-    def node(self, name: str, steps: Iterable[tuple[Happening, bool]]) -> None:
+    def node(self, steps: Iterable[tuple[Happening, bool]]) -> None:
         """Take in one node's view."""
         chain = []
         for told, begins in steps:
@@ -136,6 +144,7 @@ class _Merge:
 
     def in_order(self) -> tuple[Happening, ...]:
         """Causes first, else by time (Kahn's algorithm over the nodes' own orders)."""
+        self._name_repeats()
         after: dict[int, list[int]] = {}
         waits = [0] * len(self._all)
         for chain in self._chains:
@@ -159,6 +168,14 @@ class _Merge:
                 if not waits[following]:
                     heapq.heappush(ready, (self._all[following].at_ms, following))
         return tuple(order)
+
+    def _name_repeats(self) -> None:
+        """An offer that was judged, while the node that made it told of no other like it, was set aside and looked at again."""
+        for (kind, frm, _, _, begins), numbers in self._open.items():
+            if kind == "offer" and not begins and frm in self._running:
+                for number in numbers:
+                    told = self._all[number]
+                    self._all[number] = replace(told, kind="again", node=told.to, to="", other=told.node)
 
 
 def _both_ends(one: Happening, other: Happening, one_begins: bool) -> Happening:

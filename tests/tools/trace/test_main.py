@@ -116,7 +116,7 @@ async def test_of_a_node_that_does_not_run_the_disk_is_told(
             "network": "regtest",
             "runs": False,
             "left_out": 0,
-            "problem": f"the node in {data_dir} is not running; the offers that it saw are not known any more",
+            "problem": f"the node in {data_dir} is not running",
         }
     ]
     assert [each["words"] for each in found["happenings"]] == ["locks 1.5 sat until block 140", "has paid 1.5 sat"]
@@ -130,9 +130,9 @@ async def test_one_node_that_cannot_be_asked_does_not_spoil_the_others(
     result = await off_thread("--datadir", str(tmp_path / "n"), "--datadir", str(data_dir))
     assert result.exit_code == 0
     assert [line.strip() for line in result.stdout.splitlines()[4:7]] == [
-        "n    (unknown)  does not run",
+        "n    (unknown)  not asked",
         f"there is no node in {tmp_path / 'n'}",
-        f"n-2  {peer_text(US)}  does not run",
+        f"n-2  {peer_text(US)}  from its disk",
     ]
 
 

@@ -142,6 +142,7 @@ def test_a_forwarder_is_told_from_the_lock_to_the_fee() -> None:
         (101, "stands", "B", 980, ""),
         (101, "stands", "C", 990, ""),
         (101, "lock_out", "B", 980, ""),
+        (103, "fail_in", "B", None, ""),
         (103, "stands", "C", 990, ""),
         (103, "lock_out", "C", 990, ""),
         (104, "settle_in", "C", None, ""),

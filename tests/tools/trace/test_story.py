@@ -62,6 +62,7 @@ def test_equal_prices_said_twice_are_joined_in_order_and_others_are_not() -> Non
         (4, 7000, True),
         (6, 5000, True),
     ]
+    assert told(story)[-1] == "a: looks again at the offer of b for 5 sat - kept"
 
 
 def test_causes_come_first_whatever_the_clocks_say() -> None:
@@ -166,10 +167,13 @@ def test_the_page_says_who_was_asked_and_what_is_rough() -> None:
         "",
         f"  a  {A}  runs",
         "     4 more notes were not kept",
-        "  b  (unknown)  does not run",
+        "  b  (unknown)  not asked",
         "     there is no node in /x",
     ]
-    assert lines[-2:] == ["   ~+0.000  a  wants to pay", "~: from a database, which knows the second only"]
+    assert lines[-2:] == [
+        "   ~+0.000  a  wants to pay",
+        "~: from a database, which knows the second only, and nothing of offers",
+    ]
     assert list(page(story_of(HASH, [seen("a", A)])))[-1] == "none of these nodes knows this payment"
 
 
@@ -205,7 +209,7 @@ def test_the_picture_is_whole_whatever_names_and_reasons_hold() -> None:
     nasty = seen("<a&b>" * 9, A, step(1, "failed", text='<script>"&'), step(2, "offer", B, 1000, kept=False, blocks=3))
     words = texts(as_svg(story_of(HASH, [nasty])))
     assert 'has not paid: <script>"&' in words
-    assert "1 sat, 3 blocks (dropped)" in words
+    assert "dropped: 1 sat, 3 blocks" in words
     assert "<a&b><a&b><a&b><a&b><a&…" in words
 
 
@@ -215,4 +219,4 @@ def test_a_long_story_is_drawn_without_the_offers_that_were_dropped() -> None:
     words = texts(as_svg(story))
     assert f"{2 * MOST_DRAWN - MOST_DRAWN} offers are not drawn" in words
     assert "lock 1 sat" in words
-    assert not any(each.endswith("(dropped)") for each in words)
+    assert not any(each.startswith("dropped") for each in words)
