@@ -158,7 +158,8 @@ class Traces:
                 payment_hash, channel_id = PaymentHash(message.payment_hash), ChannelId(message.channel_id)
                 kind: NoteKind = "lock_out" if ours else "lock_in"
                 note = Note(self._clock(), kind, peer, message.amount_msat, message.cltv_expiry)
-                trace = self._note(payment_hash, note)
+                # Whoever merely says that it locks something pushes out nothing: what follows tells whether it did.
+                trace = self._note(payment_hash, note, moved=ours)
                 if trace is not None and len(trace.htlcs) < MOST_NOTES:
                     key = (channel_id, message.id, ours)
                     self._htlcs[key] = payment_hash

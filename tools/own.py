@@ -30,6 +30,8 @@ def explained(*, as_json: bool) -> Iterator[None]:
     """Tell what cannot be done in a sentence, and end the program with the exit code that says so."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
     except UserError as error:
         raise _told(str(error), error.hint, NO_NODE if isinstance(error, NodeAway) else FAILED, as_json) from None
     except StorageFailed as error:

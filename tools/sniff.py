@@ -120,8 +120,6 @@ def _show(passing: Iterator[m.Frame], *, count: int, as_json: bool) -> None:
             shown += 1
             if shown == count:
                 return
-    except KeyboardInterrupt:
-        raise typer.Exit(own.INTERRUPTED) from None
     finally:
         own.say(f"{shown} frames shown" + (f", {dropped} missing" if dropped else ""))
 
@@ -159,11 +157,8 @@ def main(
                 raise UserError("--read goes without --record", "copy the file instead")
             _show(_recorded(read, wanted), count=count, as_json=as_json)
             return
-        try:
-            with _live(own.data_dir(datadir, network), wanted, record, record_mib << 20) as passing:
-                _show(passing, count=count, as_json=as_json)
-        except KeyboardInterrupt:  # before the first frame
-            raise typer.Exit(own.INTERRUPTED) from None
+        with _live(own.data_dir(datadir, network), wanted, record, record_mib << 20) as passing:
+            _show(passing, count=count, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -131,23 +131,26 @@ def test_a_flood_of_hashes_pushes_out_only_what_moved_no_money() -> None:
     wanted = OffersWanted(payment_hash=hash_(1), expiry=UnixTime(NOW + 60), now=NOW)
     kept.routing(wanted, (), (judged(HASH),))
     kept.message(BOB, UpdateAddHtlc(ONE, 7, 1000, HASH, 140), ours=False)
-    kept.routing(wanted, (), [judged(hash_(number)) for number in range(2, 100)])
-    assert [note[0] for note in notes(kept)] == ["offer", "lock_in"]
+    kept.message(CAROL, UpdateAddHtlc(ONE, 8, 990, HASH, 130), ours=True)
+    kept.routing(wanted, (), [judged(hash_(number)) for number in range(2, 90)])
+    for number in range(90, 100):  # said, and never committed
+        kept.message(BOB, UpdateAddHtlc(ONE, number, 1000, hash_(number), 140), ours=False)
+    assert [note[0] for note in notes(kept)] == ["offer", "lock_in", "lock_out"]
     assert [number for number in range(100) if notes(kept, hash_(number))] == [97, 98, 99]
 
 
 def test_payments_with_money_are_bounded_and_their_htlcs_with_them() -> None:
     kept = traces(most=2)
     for number in range(5):
-        kept.message(BOB, UpdateAddHtlc(ONE, number, 1000, hash_(number), 140), ours=False)
+        kept.message(BOB, UpdateAddHtlc(ONE, number, 1000, hash_(number), 140), ours=True)
     for number in range(5):
-        kept.message(BOB, UpdateFailHtlc(ONE, number, 6), ours=True)
+        kept.message(BOB, UpdateFailHtlc(ONE, number, 6), ours=False)
     assert [[note[0] for note in notes(kept, hash_(number))] for number in range(5)] == [
         [],
         [],
         [],
-        ["lock_in", "fail_out"],
-        ["lock_in", "fail_out"],
+        ["lock_out", "fail_in"],
+        ["lock_out", "fail_in"],
     ]
     assert len(kept._htlcs) == 2
 
