@@ -56,7 +56,7 @@ from rrnode.config.settings import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.convert import channel_event, forward_step
-from rrnode.control.text import peer_text, txid_text
+from rrnode.control.text import parse_payment_hash, peer_text, txid_text
 from rrnode.cover import BOUNTIES
 from rrnode.dispatcher import Batch, Dispatcher, Halted
 from rrnode.errors import StorageFailed
@@ -95,6 +95,7 @@ from rrnode.services.watchtower import Watchtower
 from rrnode.storage import Store
 from rrnode.storage.mails import MailStore
 from rrnode.storage.remedies import RemedyStore
+from rrnode.traces import Traces
 from rrnode.version import AGENT
 from rrnode.wallet import Wallet
 
@@ -168,6 +169,7 @@ class Node:
         self.ended = trio.Event()
         self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
         self.bus = EventBus(parts.clock)
+        self.traces = Traces(parts.clock, settings.limits.traced_payments)
         self.openings = Openings(self._notify)
         self._change = trio.Event()
         self._background: trio.Nursery | None = None
@@ -236,6 +238,7 @@ class Node:
             is_neighbour=self.neighbours.__contains__,
             subscriptions=self._subscription_effect,
             offer_arrived=lambda arrived: self.paying.offer_arrived(arrived),
+            traced=self.traces.routing if self.traces.most else None,
         )
         self.subscriptions: SubscriptionServer | None = None
         if settings.roles.route:
@@ -518,6 +521,8 @@ class Node:
 
     def _handle(self, event: Any, facts: Facts) -> list[Any]:
         """The money engine, and after it what followers are told of payments that pass through."""
+        if isinstance(event, MessageReceived):
+            self.traces.message(event.peer, event.message, ours=False)
         effects: list[Any] = []
         for effect in self.money.handle(event, facts):
             effects.append(effect)
@@ -541,7 +546,9 @@ class Node:
 
     def _answer(self, question: FindOffers) -> OffersFound:
         offers = self.routing.engine.offers(question.payment_hash, question.upstream, question.asset, self.now())
-        return OffersFound(reference=question.reference, offers=offers)
+        found = OffersFound(reference=question.reference, offers=offers)
+        self.traces.offers_found(question, found)
+        return found
 
     def _perform(self, effect: Any) -> None:
         """Hand one effect over; never waits."""
@@ -549,6 +556,7 @@ class Node:
             case SendMessage():
                 if isinstance(effect.message, Error):
                     self.openings.failed(ChannelId(effect.message.channel_id), effect.message.text)
+                self.traces.message(effect.peer, effect.message, ours=True)
                 self.channels.send(effect.peer, effect.message)
             case ChannelChanged():
                 self._channel_changed(effect.channel_id)
@@ -568,14 +576,18 @@ class Node:
                     )
                 )
             case _News():
+                if isinstance(effect.event, m.Forwarded):
+                    self.traces.forwarded(parse_payment_hash(effect.event.payment_hash), effect.event.earned_msat)
                 self.bus.publish(effect.event)
             case _Revoked():
                 self.covering.wake()
             case _UnusedKeys():
                 self._require_background().start_soon(self.funding.give_back_keys, effect.key_index)
             case PaymentChanged():
+                self.traces.payment(effect.payment)
                 self.paying.payment_changed(effect)
             case PromiseChanged():
+                self.traces.promise(effect.promise)
                 self.receiving.promise_changed(effect)
             case BuildFunding():
                 self._require_background().start_soon(self.funding.build, effect)

@@ -5,7 +5,8 @@ events for the engine, answers are read off the engine's state.
 """
 
 import os
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import trio
 
@@ -20,14 +21,15 @@ from rrnode import audit
 from rrnode.chain.base import Miner, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
-from rrnode.control.convert import bounty_info, mailbox_info, payment_info, promise_info
-from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
+from rrnode.control.convert import bounty_info, mailbox_info, payment_info, promise_info, trace_note
+from rrnode.control.text import parse_payment_hash, parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
 from rrnode.host.dialer import Source
 from rrnode.node import Node
 from rrnode.services.hunting import Hunter
 from rrnode.services.neighbours import lives
+from rrnode.sniffing import Sniffed, Wanted, sniffing
 from rrnode.version import VERSION
 
 LINK_WITHIN = 15.0  # seconds for a channel's stream to stand once the peer is linked
@@ -406,6 +408,20 @@ class Owner:
         """Payments that we take, newest first."""
         return tuple(promise_info(each) for each in reversed(self._node.money.promises()))
 
+    async def trace(self, payment_hash: PaymentHash) -> m.Trace:
+        """What is remembered of a payment."""
+        node = self._node
+        notes, left_out = node.traces.of(payment_hash)
+        return m.Trace(
+            payment_hash=payment_hash.hex(),
+            peer_id=peer_text(node.us),
+            network=node.settings.node.network,
+            operator=node.settings.node.operator,
+            since_ms=int(node.started_at * 1000),
+            notes=tuple(map(trace_note, notes)),
+            left_out=left_out,
+        )
+
     async def routes(self) -> m.Routes:
         """The routing table now."""
         node = self._node
@@ -493,6 +509,18 @@ class Owner:
     def events(self, *, after: int | None = None) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[m.Event]]:
         """Follow events."""
         return self._node.bus.subscribe(after=after)
+
+    @asynccontextmanager
+    async def frames(self, wanted: m.FrameFilter) -> AsyncIterator[Sniffed]:
+        """See frames as they pass."""
+        sieve = Wanted(
+            protocols=frozenset(wanted.protocols),
+            peer=parse_peer(wanted.peer) if wanted.peer else None,
+            payment_hash=parse_payment_hash(wanted.payment_hash) if wanted.payment_hash else None,
+            secrets=wanted.secrets,
+        )
+        async with sniffing(self._node.host.tap, sieve, self._node.parts.clock) as sniffed:
+            yield sniffed
 
 
 def _of(liquidity: tuple[Liquidity, ...], asset: AssetId) -> Liquidity:

@@ -1,5 +1,7 @@
 """From the engines' words to the API's: channels, payments, promises, offers as models (text forms: see `models`)."""
 
+import math
+
 from protocols.channel.state import Channel, balances, is_usable
 from protocols.ids import PaymentHash, PeerId
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
@@ -9,6 +11,7 @@ from protocols.watch.hunt import Case
 from rrnode.control import models as m
 from rrnode.control.text import peer_text, txid_text
 from rrnode.services.collecting import Emptied
+from rrnode.traces import Note
 
 PPM = 1_000_000
 
@@ -140,6 +143,19 @@ def offer_seen(arrived: OfferArrived, payment: Payment, *, cheapest: bool, after
 def hash_text(payment_hash: PaymentHash) -> str:
     """A payment hash in hex."""
     return payment_hash.hex()
+
+
+def trace_note(note: Note) -> m.TraceNote:
+    """A note on a payment."""
+    return m.TraceNote(
+        at_ms=math.floor(note.at * 1000),
+        kind=note.kind,
+        peer_id="" if note.peer is None else peer_text(note.peer),
+        amount_msat=note.amount,
+        blocks=note.blocks,
+        kept=note.kept,
+        text=note.text,
+    )
 
 
 def bounty_info(case: Case) -> m.BountyInfo:

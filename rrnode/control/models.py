@@ -446,6 +446,106 @@ class Routes(Model):
     neighbours: tuple[NeighbourInfo, ...] = ()
 
 
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+NoteKind = Literal[
+    "want",
+    "ask",
+    "subscribed",
+    "offer",
+    "quote",
+    "stands",
+    "lock_in",
+    "lock_out",
+    "settle_in",
+    "settle_out",
+    "fail_in",
+    "fail_out",
+    "paid",
+    "failed",
+    "claimed",
+    "expired",
+    "forwarded",
+]
+
+
+class TraceNote(Model):
+    """One thing that happened to a payment at this node.
+
+    Attributes:
+        kind: "want" (we are the payer), "ask" (the payee), "subscribed" (a client asks for the hash), "offer" (from
+            `peer_id`), "quote" (to it), "stands" (an offer in the table when one was to be locked), "lock_", "settle_" and
+            "fail_" "in" (from the peer) or "out" (to it), and how it ended: "paid", "failed", "claimed", "expired",
+            "forwarded".
+        blocks: that an offer needs to be locked; of a lock the height at which it ends.
+        kept: whether an offer went into the routing table; `text` says why not, or why it is not passed on.
+    """
+
+    at_ms: int
+    kind: NoteKind
+    peer_id: str = ""
+    amount_msat: int | None = None
+    blocks: int | None = None
+    kept: bool | None = None
+    text: str = ""
+
+
+class Trace(Model):
+    """What this node has seen of one payment since it was started, as far as it is remembered.
+
+    Attributes:
+        since_ms: when the node was started: what was before is in its database only.
+        left_out: notes beyond what is kept of one payment.
+    """
+
+    payment_hash: str
+    peer_id: str
+    network: str
+    operator: str
+    since_ms: int
+    notes: tuple[TraceNote, ...]
+    left_out: int = 0
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+class FrameFilter(Model):
+    """Which frames to see. What is empty does not matter.
+
+    Attributes:
+        protocols: protocol ids.
+        payment_hash: frames that name it, or settle or fail an HTLC that does.
+        secrets: show preimages and revocation secrets as they passed.
+    """
+
+    protocols: tuple[str, ...] = ()
+    peer: str = ""
+    payment_hash: str = ""
+    secrets: bool = False
+
+
+class Frame(Model):
+    """A frame that was read from a peer ("in") or queued for it ("out").
+
+    Attributes:
+        size: bytes of the payload as it passed.
+        payload: in hex; one message of the protocol.
+        hidden: fields that are 32 zero bytes here because they are secrets; "payload": the whole, for it cannot be read.
+        dropped: frames that the node could not show before this one, because they were read too slowly.
+    """
+
+    at_ms: int
+    direction: Literal["in", "out"]
+    peer_id: str
+    protocol: str
+    size: int
+    payload: str
+    hidden: tuple[str, ...] = ()
+    dropped: int = 0
+
+
 # --- wallet and chain -------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from rrnode.host.base import (
 from rrnode.host.link import QueuedStream
 from rrnode.host.pace import Pace, Paces
 from rrnode.host.peer_text import peer_of, split_address, to_text
+from rrnode.host.tap import Tap
 from rrnode.host.transport import ByteStream, Connection
 
 log = structlog.get_logger("rrnode.host")
@@ -95,6 +96,7 @@ class LinkedHost(Host):
     ) -> None:
         self.peer_id = peer_of(secret)
         self.counters = HostCounters()
+        self.tap = Tap()
         self.config = config or HostConfig()
         self._hello = wire.Hello(network=genesis, switches=switches, agent=agent)
         self._listen = listen
@@ -372,6 +374,7 @@ class LinkedHost(Host):
             config=self.config,
             pace=link.pace,
             heard=link.on_heard,
+            tap=self.tap,
         )
 
     async def _run_stream(self, link: Link, stream: QueuedStream) -> None:
