@@ -21,6 +21,7 @@ MOST = 256  # half a megabyte of records, and eight pages of `Others`
 MOST_ALIKE = 4  # of one operator by name, IPv4 /16 or IPv6 /32
 MOST_TOLD = MOST // 8  # by tellers of one network: it takes eight networks to fill the table
 SWITCH_ROUTE = 1
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291, 2.4: all that is assigned to the public
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +132,11 @@ def _is_public(address: str) -> bool:
         number = ipaddress.ip_address(rest.partition("/")[0])
     except ValueError:
         return False
-    if isinstance(number, ipaddress.IPv6Address):
-        if number.sixtofour or number.teredo:  # an IPv4 address in disguise
-            return False
-        number = number.ipv4_mapped or number
+    number = getattr(number, "ipv4_mapped", None) or number
+    if isinstance(number, ipaddress.IPv6Address) and (
+        number not in _GLOBAL_UNICAST or number.sixtofour or number.teredo
+    ):
+        return False  # it leads to an IPv4 address, which may be inside, or is inside itself
     return kind in ("ip4", "ip6") and number.is_global and not number.is_multicast
 
 

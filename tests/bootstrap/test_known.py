@@ -124,6 +124,11 @@ def test_nobodys_word_makes_us_dial_inside_our_own_network() -> None:
         "/ip6/fd00::1/tcp/1",
         "/ip6/::ffff:127.0.0.1/tcp/1",
         "/ip6/2002:7f00:1::1/tcp/1",
+        "/ip6/64:ff9b::10.0.0.1/tcp/1",
+        "/ip6/64:ff9b:1::10.0.0.1/tcp/1",
+        "/ip6/::127.0.0.1/tcp/1",
+        "/ip6/::ffff:0:127.0.0.1/tcp/1",
+        "/ip6/fec0::1/tcp/1",
         "/dns4/points-wherever-its-owner-likes.example/tcp/1",
         "/unix/run/docker.sock",
         "/ip4/host/tcp/1",
@@ -147,5 +152,5 @@ def test_a_server_becomes_a_relay_with_the_addresses_that_may_be_dialled() -> No
 
 
 def test_who_told_is_a_network_or_nobody() -> None:
-    assert teller_of("/ip4/8.8.1.2/tcp/5") == "8.8.0.0/16"
+    assert teller_of("/ip4/8.8.1.2/tcp/5") == teller_of("/ip6/::ffff:8.8.3.4/tcp/5") == "8.8.0.0/16"
     assert teller_of("/ip4/127.0.0.1/tcp/5") == teller_of("/memory/0") == teller_of("") == ""
