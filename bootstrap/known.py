@@ -6,7 +6,8 @@ talked about makes room for who is talked about later.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -45,18 +46,19 @@ def remember(known: Known, server: KnownServer) -> Known:
     """The table with a newer record in it; unchanged when there is no room for it.
 
     A record of a server that is there already takes its place, if it is later and still fits; what we know of having
-    met it stays.
+    met it stays, and so does who told of it first: a relay that passes on what all others told would else have told all.
+    Room is made by those whom we never met, of the teller with the most of them: claimed names and addresses cost nothing.
     """
     before = next((each for each in known if each.record.node == server.record.node), None)
     if before is not None and before.record.made >= server.record.made:
         return known
     if before is not None:
-        server = replace(server, met=max(before.met, server.met))
+        server = replace(server, met=max(before.met, server.met), teller=before.teller)
     others = tuple(each for each in known if each is not before)
     for alike, most in _limits(server):
         these = [each for each in others if alike(each)]
         if len(these) >= most:
-            victim = min(these, key=lambda each: each.met)  # the first of equals: heard of longest ago
+            victim = _least(these, server.teller)
             if victim.met > server.met:
                 return known
             others = tuple(each for each in others if each is not victim)
@@ -111,6 +113,12 @@ def relay_of(server: KnownServer, *, anywhere: bool, identity: str) -> Relay:
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _least(these: Sequence[KnownServer], teller: str) -> KnownServer:
+    """Who makes room for one more that this teller told of; the first of equals, heard of longest ago."""
+    told = Counter([teller, *(each.teller for each in these)])
+    return min(these, key=lambda each: (each.met, -told[each.teller]))
 
 
 def _limits(server: KnownServer) -> Iterable[tuple[Callable[[KnownServer], bool], int]]:
