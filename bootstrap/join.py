@@ -41,6 +41,7 @@ class Known:
     Attributes:
         failures: dials in a row that came to nothing.
         again_at: not to be tried before, in the caller's milliseconds.
+        at: while it is linked, the address at which it is: of the others there is only its word.
     """
 
     relay: Relay
@@ -48,6 +49,7 @@ class Known:
     again_at: int = 0
     dialling: bool = False
     linked: bool = False
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,7 @@ def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
     if not state.known:
         return state, NobodyKnown()
     linked = [each for each in state.known if each.linked]
-    independent = _independent(each.relay for each in linked)
+    independent = _independent(linked)
     idle = [each for each in state.known if not each.linked and not each.dialling]
     dialling = [each for each in state.known if each.dialling]
     hopeful = _unrelated(idle, (*linked, *dialling))
@@ -160,9 +162,13 @@ def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
     return state, Wait(until=min(later) if later and room > 0 else None)
 
 
-def succeeded(state: JoinPlan, relay: Relay) -> JoinPlan:
-    """A link to this relay stands."""
-    return _with(state, relay, lambda each: replace(each, dialling=False, linked=True, failures=0, again_at=0))
+def succeeded(state: JoinPlan, relay: Relay, at: str = "") -> JoinPlan:
+    """A link to this relay stands.
+
+    Args:
+        at: where it answered, or came from; the one address that shows whom it is related to. "": all that it is dialled at.
+    """
+    return _with(state, relay, lambda each: replace(each, dialling=False, linked=True, failures=0, again_at=0, at=at))
 
 
 def failed(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
@@ -201,7 +207,7 @@ def _put_off(state: JoinPlan, known: Known, now: int) -> Known:
     policy = state.policy
     wait = min(policy.longest_wait, policy.first_wait << min(known.failures, 30))
     wait -= _drawn(state.entropy, known.relay.identity, known.failures + 1) % (wait // 2 + 1)
-    return replace(known, dialling=False, linked=False, again_at=now + wait)
+    return replace(known, dialling=False, linked=False, at="", again_at=now + wait)
 
 
 def _shuffled(state: JoinPlan, relays: Iterable[Relay]) -> list[Relay]:
@@ -214,20 +220,20 @@ def _with(state: JoinPlan, relay: Relay, change: Callable[[Known], Known]) -> Jo
     )
 
 
-def _marks(relay: Relay) -> set[str]:
+def _marks(known: Known) -> set[str]:
     """What makes two relays related."""
-    operator = {f"operator:{relay.operator.casefold()}"} if relay.operator else set()
-    return operator | {f"group:{group_of(address)}" for address in relay.addresses}
+    operator = {f"operator:{known.relay.operator.casefold()}"} if known.relay.operator else set()
+    return operator | {f"group:{group_of(address)}" for address in ((known.at,) if known.at else known.relay.addresses)}
 
 
-def _independent(relays: Iterable[Relay]) -> int:
+def _independent(linked: Iterable[Known]) -> int:
     """How many of these are unrelated to each other, taken in order."""
     seen: set[str] = set()
     count = 0
-    for relay in relays:
-        if not _marks(relay) & seen:
+    for each in linked:
+        if not _marks(each) & seen:
             count += 1
-        seen |= _marks(relay)
+        seen |= _marks(each)
     return count
 
 
@@ -235,8 +241,8 @@ def _unrelated(idle: list[Known], others: Iterable[Known]) -> list[Known]:
     """Those that are related to none of the others and have not failed too often."""
     taken: set[str] = set()
     for each in others:
-        taken |= _marks(each.relay)
-    return [each for each in idle if not _marks(each.relay) & taken and each.failures < HOPELESS]
+        taken |= _marks(each)
+    return [each for each in idle if not _marks(each) & taken and each.failures < HOPELESS]
 
 
 def _choose(candidates: list[Known], room: int, now: int, *, apart: bool) -> tuple[Relay, ...]:
@@ -244,7 +250,7 @@ def _choose(candidates: list[Known], room: int, now: int, *, apart: bool) -> tup
     taken: set[str] = set()
     chosen: list[Relay] = []
     for each in candidates:
-        marks = _marks(each.relay)
+        marks = _marks(each)
         if len(chosen) < room and each.again_at <= now and not (apart and marks & taken):
             chosen.append(each.relay)
             taken |= marks

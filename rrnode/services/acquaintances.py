@@ -129,10 +129,13 @@ class Acquaintances:
             yield relay_of(each, anywhere=self._anywhere, identity=to_text(each.record.node))
 
     async def learn(self, peer: PeerId) -> None:
-        """A server that we dialled answers: note that, and ask which others it knows. Never raises for what it says."""
+        """Ask a server that we are linked with which others it knows, and note that it answered, if it is we who dialled:
+        of one that came to us nobody knows whether it can be reached. Never raises for what it says."""
+        link = self._host.connected().get(peer)
+        dialled = link is not None and not link.inbound
         try:
             async with self._asking(peer) as asker:
-                await self._note(asker, met=self._now())
+                await self._note(asker, met=self._now() if dialled else NEVER)
                 heard = await asker.others()
         except (LinkClosed, PeerProtocolError) as error:
             log.info("a relay tells nothing", peer=to_text(peer), reason=printable(str(error)))

@@ -216,6 +216,21 @@ async def test_a_relay_that_lies_about_others_makes_nobody_known_and_is_counted(
     assert [each.record.node for each in node.acquaintances.known] == [host.peer_id]
 
 
+async def test_identities_that_come_to_us_do_not_stand_for_servers_that_we_would_dial(net, make, autojump_clock):
+    """One who links to us under several identities, each with a record of another place, surrounds nobody."""
+    node, honest = await make(1), await make(2)
+    for number in (3, 4, 5):
+        liar = await make(number)
+        await net.link(liar.host, node.host)
+        await until(lambda liar=liar: node.knows(liar))
+    joiner = node.join(honest.relay, enough=3)
+    await until(lambda: node.linked(honest))
+    await trio.sleep(100)
+    links = {each.relay.identity: each.at for each in joiner.plan.known if each.linked}
+    assert set(links.values()) == {"/memory/0", split_address(honest.host.addresses()[0])[0]}
+    assert [each.record.node for each in node.acquaintances.known if each.met] == [honest.host.peer_id]
+
+
 async def test_a_relay_that_says_nothing_is_a_relay_all_the_same(net, make, autojump_clock):
     node, host = await make(1), await net.host(2)
     node.join(Relay(identity=to_text(host.peer_id), addresses=host_addresses(host), operator=""))
