@@ -194,6 +194,16 @@ def test_a_disk_that_refuses_ends_the_recording_and_nothing_else():
     assert file.closed
 
 
+@pytest.mark.parametrize(("told", "effect"), [(object(), "fine"), ("fine", object()), ("fine", 1 << 64)])
+def test_what_cannot_be_written_ends_the_recording_and_nothing_else(told, effect):
+    into, file = recorder()
+    with into.call(ROUTING, "Event", told) as effects:
+        effects.append(effect)
+    assert effects == [effect]
+    assert file.closed
+    assert [type(each) for each in read(io.BytesIO(file.content))] == [Header]
+
+
 def test_a_recording_that_was_cut_off_replays_up_to_there(frames):
     raw = b"".join(len(each).to_bytes(4, "big") + each for each in map(msgspec.msgpack.encode, frames))
     assert list(read(io.BytesIO(raw))) == frames
