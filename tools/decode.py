@@ -1,7 +1,6 @@
 """`python -m tools.decode`: frames of this project's protocols, from hex or a file, in words."""
 
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from protocols.units import AssetId, UnixTime
 from protocols.wire.codec import Codec, Message
 from protocols.wire.framing import Deframer
 from protocols.wire.info import Signed
+from rrnode.cli.context import emit
 from rrnode.host.peer_text import to_text
 from rrnode.services.limits import printable
 from tools import common
@@ -206,7 +206,7 @@ def main(
             }
             for each in found
         ]
-        print(json.dumps({"frames": frames, "rest": rest}, indent=2, ensure_ascii=False))
+        emit({"frames": frames, "rest": rest})
     else:
         for line in _lines(found, protocol):
             print(line)

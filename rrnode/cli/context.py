@@ -68,6 +68,7 @@ def say(text: str) -> None:
 
 
 def emit(document: Any) -> None:
-    """The result for programs: one JSON document."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    """The result for programs: one JSON document. In ASCII: JSON lets the control characters above 0x7f pass, such as the
+    one-byte escape sequence, and a stranger's text may end on a terminal."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
     sys.stdout.flush()
