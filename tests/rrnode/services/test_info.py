@@ -227,6 +227,25 @@ async def test_requests_beyond_the_limit_are_refused_and_told_so(net, serve, aut
     assert isinstance(CODEC.decode(await stream.receive()), Record)
 
 
+async def test_a_flood_from_all_addresses_of_one_network_takes_nobody_elses_turn(net, serve, autojump_clock):
+    server = await serve()
+    flooder, newcomer = await net.host(5), await net.host(6)
+    for each in (flooder, newcomer):
+        await net.link(each, server.host)
+
+    async def burst(host: MemoryHost) -> list[Any]:
+        stream = await host.open_stream(server.host.peer_id, PROTOCOL)
+        for number in range(40):
+            await stream.send(CODEC.encode(GetOthers(number, bytes(33))))
+        return [CODEC.decode(await stream.receive()) for _ in range(40)]
+
+    for number in range(100):
+        server.host._links[flooder.peer_id].connection.remote_address = f"/ip6/2001:db8:0:{number:x}::1/tcp/1"
+        flood = await burst(flooder)
+    assert isinstance(flood[-1], Refused)
+    assert [type(each) for each in await burst(newcomer)] == [Others] * 40
+
+
 async def test_many_channels_cost_as_much_as_many_requests(net, serve, autojump_clock):
     server = await serve(InfoSettings(channels="capacity"))
     router = await net.host(1, switches=1)
