@@ -5,6 +5,7 @@ The table is `bootstrap.known`; here is where it comes from, and the file in whi
 
 import json
 import os
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -141,6 +142,9 @@ class Acquaintances:
             log.info("a relay tells nothing", peer=to_text(peer), reason=printable(str(error)))
             return
         self.refused += heard.refused
+        random.shuffle(
+            heard.records
+        )  # of many the last ones are kept, and whoever grinds keys has the last of all lists
         for record, signed in heard.records:
             self._take(record, signed, teller_of(asker.remote_address))
 
