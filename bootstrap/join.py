@@ -41,12 +41,14 @@ class Known:
     Attributes:
         failures: dials in a row that came to nothing.
         again_at: not to be tried before, in the caller's milliseconds.
+        listed: it stood in the list that ships or that the user wrote, not only in what others told.
         at: while it is linked, the address at which it is: of the others there is only its word.
     """
 
     relay: Relay
     failures: int = 0
     again_at: int = 0
+    listed: bool = False
     dialling: bool = False
     linked: bool = False
     at: str = ""
@@ -99,8 +101,9 @@ def plan(*kinds: Iterable[Relay], entropy: bytes, policy: JoinPolicy | None = No
     """A fresh plan in an order drawn from `entropy` (32 random bytes).
 
     Args:
-        kinds: relays by where they are known from, such as the shipped list and what others told. They take turns, so that
-            neither who writes a list nor who fills a table decides alone. Who stands in several counts for the first.
+        kinds: relays by where they are known from, such as the shipped list and what others told; the first are the listed
+            ones. They take turns, so that neither who writes a list nor who fills a table decides alone. Who stands in
+            several counts for the first.
     """
     empty = JoinPlan(known=(), kept=0, policy=policy or JoinPolicy(), entropy=entropy)
     seen: set[str] = set()
@@ -110,7 +113,8 @@ def plan(*kinds: Iterable[Relay], entropy: bytes, policy: JoinPolicy | None = No
         seen |= set(fresh)
         orders.append(_shuffled(empty, fresh.values()))
     turns = [relay for turn in zip_longest(*orders) for relay in turn if relay is not None]
-    return replace(empty, known=tuple(Known(relay=relay) for relay in turns), kept=len(turns))
+    known = tuple(Known(relay=relay, listed=relay in orders[0]) for relay in turns)
+    return replace(empty, known=known, kept=len(turns))
 
 
 def heard_of(state: JoinPlan, relays: Iterable[Relay]) -> JoinPlan:
@@ -138,7 +142,9 @@ def silent(state: JoinPlan) -> int:
 def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
     """What to do now, and the plan in which it is being done.
 
-    Related relays are tried only when every unrelated one is linked or has failed `HOPELESS` times in a row.
+    Related relays are tried only when every unrelated one is linked or has failed `HOPELESS` times in a row. When there are
+    enough links, but none to a listed relay, one is sought as well: else who cuts links now and then would move us, step by
+    step, to relays of which others told.
     """
     if not state.known:
         return state, NobodyKnown()
@@ -150,10 +156,13 @@ def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
     spread = independent >= state.policy.enough
     best_possible = len(linked) >= state.policy.enough and not hopeful and not dialling
     if spread or best_possible or (not idle and not dialling):
-        return state, Joined(links=len(linked))
-    candidates = hopeful or ([] if dialling else idle)
-    wanted = state.policy.enough - (independent if hopeful else len(linked))
-    room = min(state.policy.at_once, wanted) - len(dialling)
+        candidates, room = _anchors(state), 1
+        if not candidates:
+            return state, Joined(links=len(linked))
+    else:
+        candidates = hopeful or ([] if dialling else idle)
+        wanted = state.policy.enough - (independent if hopeful else len(linked))
+        room = min(state.policy.at_once, wanted) - len(dialling)
     chosen = _choose(candidates, room, now, apart=bool(hopeful))
     if chosen:
         known = tuple(replace(each, dialling=True) if each.relay in chosen else each for each in state.known)
@@ -243,6 +252,15 @@ def _unrelated(idle: list[Known], others: Iterable[Known]) -> list[Known]:
     for each in others:
         taken |= _marks(each)
     return [each for each in idle if not _marks(each) & taken and each.failures < HOPELESS]
+
+
+def _anchors(state: JoinPlan) -> list[Known]:
+    """The listed relays of which one should be linked as well, however often they failed; none when one is, or is being
+    dialled."""
+    listed = [each for each in state.known if each.listed]
+    if any(each.linked or each.dialling for each in listed):
+        return []
+    return listed
 
 
 def _choose(candidates: list[Known], room: int, now: int, *, apart: bool) -> tuple[Relay, ...]:
