@@ -26,7 +26,7 @@ from rrnode.errors import LinkClosed
 from rrnode.host.base import Host, PeerConnected
 from rrnode.host.peer_text import to_text
 from rrnode.services.asking import Asker, asking
-from rrnode.services.limits import Allowance, printable
+from rrnode.services.limits import Shares, printable
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,8 @@ class Acquaintances:
         self.known = load(path, network, self._now())
         self.refused: Counter[Refusal] = Counter()  # records that count for nothing
         self._limiter = trio.CapacityLimiter(ASKED_AT_ONCE)
-        self._asks = Allowance(per_key=1 / 600, burst=3, total=2)  # a peer that comes and goes is not asked each time
+        # A peer that comes and goes is not asked each time, and one network's never fill the places of those that wait.
+        self._asks = Shares(per_sender=1 / 600, per_network=1 / 30, total=2, own=1 / 600, burst=1800)
         self._locks: dict[PeerId, trio.Lock] = {}
         self._waiting: set[PeerId] = set()
         self._changed = trio.Event()
@@ -194,7 +195,7 @@ class Acquaintances:
 
     def _ask(self, link: PeerConnected, nursery: trio.Nursery) -> None:
         welcome = link.switches and link.peer not in self._waiting and len(self._waiting) < MOST_WAITING
-        if welcome and self._asks.take(link.peer):
+        if welcome and self._asks.take(link.address, link.peer):
             self._waiting.add(link.peer)
             nursery.start_soon(self._get_record, link.peer)
 

@@ -20,9 +20,10 @@ from protocols.onchain import ec
 from protocols.units import UnixTime
 from protocols.wire.info import CODEC, PROTOCOL, GetOthers, GetRecord, Others, Record, Signed
 from rrnode.config.settings import NodeSettings, RoleSettings, Settings
+from rrnode.host.base import PeerConnected
 from rrnode.host.memory import MemoryHost
 from rrnode.host.peer_text import split_address, to_text
-from rrnode.services.acquaintances import FILE_NAME, Acquaintances, load, save
+from rrnode.services.acquaintances import FILE_NAME, MOST_WAITING, Acquaintances, load, save
 from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.joining import Joiner
 
@@ -264,6 +265,23 @@ async def test_identities_that_come_to_us_do_not_stand_for_servers_that_we_would
     links = {each.relay.identity: each.at for each in joiner.plan.known if each.linked}
     assert set(links.values()) == {"/memory/0", split_address(honest.host.addresses()[0])[0]}
     assert [each.record.node for each in node.acquaintances.known if each.met] == [honest.host.peer_id]
+
+
+async def test_identities_from_one_network_do_not_keep_others_from_being_asked(make, autojump_clock):
+    node = await make(1)
+
+    def came(number: int, address: str) -> PeerConnected:
+        peer = PeerId(b"\x02" + number.to_bytes(32, "big"))
+        return PeerConnected(peer=peer, inbound=True, switches=1, agent="", address=address)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(200):
+            node.acquaintances._ask(came(number, f"/ip4/8.8.{number}.1/tcp/1"), nursery)
+        honest = came(1000, "/ip4/9.9.9.9/tcp/1")
+        node.acquaintances._ask(honest, nursery)
+        assert honest.peer in node.acquaintances._waiting
+        assert len(node.acquaintances._waiting) <= MOST_WAITING
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_relay_that_says_nothing_is_a_relay_all_the_same(net, make, autojump_clock):
