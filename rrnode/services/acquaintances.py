@@ -143,9 +143,7 @@ class Acquaintances:
             log.info("a relay tells nothing", peer=to_text(peer), reason=printable(str(error)))
             return
         self.refused += heard.refused
-        random.shuffle(
-            heard.records
-        )  # of many the last ones are kept, and whoever grinds keys has the last of all lists
+        random.shuffle(heard.records)  # they come by key, the last ones are kept, and keys can be ground
         for record, signed in heard.records:
             self._take(record, signed, teller_of(asker.remote_address))
 

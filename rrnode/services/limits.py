@@ -59,9 +59,8 @@ def one_sender(address: str, peer: bytes) -> bytes:
         number = ipaddress.ip_address(rest.split("/")[0].split("%")[0])
     except ValueError:
         return peer
-    number = (
-        getattr(number, "ipv4_mapped", None) or number
-    )  # else all of IPv4 would be one sender where both listen as one
+    # Where one socket listens for both families, all of IPv4 would be one sender.
+    number = getattr(number, "ipv4_mapped", None) or number
     if number.is_loopback or kind not in ("ip4", "ip6"):
         return peer
     return number.packed if number.version == 4 else number.packed[:8]
