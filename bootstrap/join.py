@@ -41,13 +41,17 @@ class Known:
     Attributes:
         failures: dials in a row that came to nothing.
         again_at: not to be tried before, in the caller's milliseconds.
+        listed: it stood in the list that ships or that the user wrote, not only in what others told.
+        at: while it is linked, the address at which it is: of the others there is only its word.
     """
 
     relay: Relay
     failures: int = 0
     again_at: int = 0
+    listed: bool = False
     dialling: bool = False
     linked: bool = False
+    at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +101,9 @@ def plan(*kinds: Iterable[Relay], entropy: bytes, policy: JoinPolicy | None = No
     """A fresh plan in an order drawn from `entropy` (32 random bytes).
 
     Args:
-        kinds: relays by where they are known from, such as the shipped list and what others told. They take turns, so that
-            neither who writes a list nor who fills a table decides alone. Who stands in several counts for the first.
+        kinds: relays by where they are known from, such as the shipped list and what others told; the first are the listed
+            ones. They take turns, so that neither who writes a list nor who fills a table decides alone. Who stands in
+            several counts for the first.
     """
     empty = JoinPlan(known=(), kept=0, policy=policy or JoinPolicy(), entropy=entropy)
     seen: set[str] = set()
@@ -108,7 +113,8 @@ def plan(*kinds: Iterable[Relay], entropy: bytes, policy: JoinPolicy | None = No
         seen |= set(fresh)
         orders.append(_shuffled(empty, fresh.values()))
     turns = [relay for turn in zip_longest(*orders) for relay in turn if relay is not None]
-    return replace(empty, known=tuple(Known(relay=relay) for relay in turns), kept=len(turns))
+    known = tuple(Known(relay=relay, listed=relay in orders[0]) for relay in turns)
+    return replace(empty, known=known, kept=len(turns))
 
 
 def heard_of(state: JoinPlan, relays: Iterable[Relay]) -> JoinPlan:
@@ -136,22 +142,27 @@ def silent(state: JoinPlan) -> int:
 def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
     """What to do now, and the plan in which it is being done.
 
-    Related relays are tried only when every unrelated one is linked or has failed `HOPELESS` times in a row.
+    Related relays are tried only when every unrelated one is linked or has failed `HOPELESS` times in a row. When there are
+    enough links, but none to a listed relay, one is sought as well: else who cuts links now and then would move us, step by
+    step, to relays of which others told.
     """
     if not state.known:
         return state, NobodyKnown()
     linked = [each for each in state.known if each.linked]
-    independent = _independent(each.relay for each in linked)
+    independent = _independent(linked)
     idle = [each for each in state.known if not each.linked and not each.dialling]
     dialling = [each for each in state.known if each.dialling]
     hopeful = _unrelated(idle, (*linked, *dialling))
     spread = independent >= state.policy.enough
     best_possible = len(linked) >= state.policy.enough and not hopeful and not dialling
     if spread or best_possible or (not idle and not dialling):
-        return state, Joined(links=len(linked))
-    candidates = hopeful or ([] if dialling else idle)
-    wanted = state.policy.enough - (independent if hopeful else len(linked))
-    room = min(state.policy.at_once, wanted) - len(dialling)
+        candidates, room = _anchors(state), 1
+        if not candidates:
+            return state, Joined(links=len(linked))
+    else:
+        candidates = hopeful or ([] if dialling else idle)
+        wanted = state.policy.enough - (independent if hopeful else len(linked))
+        room = min(state.policy.at_once, wanted) - len(dialling)
     chosen = _choose(candidates, room, now, apart=bool(hopeful))
     if chosen:
         known = tuple(replace(each, dialling=True) if each.relay in chosen else each for each in state.known)
@@ -160,9 +171,13 @@ def next_step(state: JoinPlan, now: int) -> tuple[JoinPlan, Step]:
     return state, Wait(until=min(later) if later and room > 0 else None)
 
 
-def succeeded(state: JoinPlan, relay: Relay) -> JoinPlan:
-    """A link to this relay stands."""
-    return _with(state, relay, lambda each: replace(each, dialling=False, linked=True, failures=0, again_at=0))
+def succeeded(state: JoinPlan, relay: Relay, at: str = "") -> JoinPlan:
+    """A link to this relay stands.
+
+    Args:
+        at: where it answered, or came from; the one address that shows whom it is related to. "": all that it is dialled at.
+    """
+    return _with(state, relay, lambda each: replace(each, dialling=False, linked=True, failures=0, again_at=0, at=at))
 
 
 def failed(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
@@ -201,7 +216,7 @@ def _put_off(state: JoinPlan, known: Known, now: int) -> Known:
     policy = state.policy
     wait = min(policy.longest_wait, policy.first_wait << min(known.failures, 30))
     wait -= _drawn(state.entropy, known.relay.identity, known.failures + 1) % (wait // 2 + 1)
-    return replace(known, dialling=False, linked=False, again_at=now + wait)
+    return replace(known, dialling=False, linked=False, at="", again_at=now + wait)
 
 
 def _shuffled(state: JoinPlan, relays: Iterable[Relay]) -> list[Relay]:
@@ -214,20 +229,20 @@ def _with(state: JoinPlan, relay: Relay, change: Callable[[Known], Known]) -> Jo
     )
 
 
-def _marks(relay: Relay) -> set[str]:
+def _marks(known: Known) -> set[str]:
     """What makes two relays related."""
-    operator = {f"operator:{relay.operator.casefold()}"} if relay.operator else set()
-    return operator | {f"group:{group_of(address)}" for address in relay.addresses}
+    operator = {f"operator:{known.relay.operator.casefold()}"} if known.relay.operator else set()
+    return operator | {f"group:{group_of(address)}" for address in ((known.at,) if known.at else known.relay.addresses)}
 
 
-def _independent(relays: Iterable[Relay]) -> int:
+def _independent(linked: Iterable[Known]) -> int:
     """How many of these are unrelated to each other, taken in order."""
     seen: set[str] = set()
     count = 0
-    for relay in relays:
-        if not _marks(relay) & seen:
+    for each in linked:
+        if not _marks(each) & seen:
             count += 1
-        seen |= _marks(relay)
+        seen |= _marks(each)
     return count
 
 
@@ -235,8 +250,17 @@ def _unrelated(idle: list[Known], others: Iterable[Known]) -> list[Known]:
     """Those that are related to none of the others and have not failed too often."""
     taken: set[str] = set()
     for each in others:
-        taken |= _marks(each.relay)
-    return [each for each in idle if not _marks(each.relay) & taken and each.failures < HOPELESS]
+        taken |= _marks(each)
+    return [each for each in idle if not _marks(each) & taken and each.failures < HOPELESS]
+
+
+def _anchors(state: JoinPlan) -> list[Known]:
+    """The listed relays of which one should be linked as well, however often they failed; none when one is, or is being
+    dialled."""
+    listed = [each for each in state.known if each.listed]
+    if any(each.linked or each.dialling for each in listed):
+        return []
+    return listed
 
 
 def _choose(candidates: list[Known], room: int, now: int, *, apart: bool) -> tuple[Relay, ...]:
@@ -244,7 +268,7 @@ def _choose(candidates: list[Known], room: int, now: int, *, apart: bool) -> tup
     taken: set[str] = set()
     chosen: list[Relay] = []
     for each in candidates:
-        marks = _marks(each.relay)
+        marks = _marks(each)
         if len(chosen) < room and each.again_at <= now and not (apart and marks & taken):
             chosen.append(each.relay)
             taken |= marks

@@ -6,7 +6,8 @@ talked about makes room for who is talked about later.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +22,7 @@ MOST = 256  # half a megabyte of records, and eight pages of `Others`
 MOST_ALIKE = 4  # of one operator by name, IPv4 /16 or IPv6 /32
 MOST_TOLD = MOST // 8  # by tellers of one network: it takes eight networks to fill the table
 SWITCH_ROUTE = 1
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291, 2.4: all that is assigned to the public
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +46,19 @@ def remember(known: Known, server: KnownServer) -> Known:
     """The table with a newer record in it; unchanged when there is no room for it.
 
     A record of a server that is there already takes its place, if it is later and still fits; what we know of having
-    met it stays.
+    met it stays, and so does who told of it first: a relay that passes on what all others told would else have told all.
+    Room is made by those whom we never met, of the teller with the most of them: claimed names and addresses cost nothing.
     """
     before = next((each for each in known if each.record.node == server.record.node), None)
     if before is not None and before.record.made >= server.record.made:
         return known
     if before is not None:
-        server = replace(server, met=max(before.met, server.met))
+        server = replace(server, met=max(before.met, server.met), teller=before.teller)
     others = tuple(each for each in known if each is not before)
     for alike, most in _limits(server):
         these = [each for each in others if alike(each)]
         if len(these) >= most:
-            victim = min(these, key=lambda each: each.met)  # the first of equals: heard of longest ago
+            victim = _least(these, server.teller)
             if victim.met > server.met:
                 return known
             others = tuple(each for each in others if each is not victim)
@@ -112,6 +115,12 @@ def relay_of(server: KnownServer, *, anywhere: bool, identity: str) -> Relay:
 # --- inside -----------------------------------------------------------------------------------------------------------
 
 
+def _least(these: Sequence[KnownServer], teller: str) -> KnownServer:
+    """Who makes room for one more that this teller told of; the first of equals, heard of longest ago."""
+    told = Counter([teller, *(each.teller for each in these)])
+    return min(these, key=lambda each: (each.met, -told[each.teller]))
+
+
 def _limits(server: KnownServer) -> Iterable[tuple[Callable[[KnownServer], bool], int]]:
     """What it must share room with, and how much there is."""
     for mark in sorted(_marks(server.record)):
@@ -131,10 +140,11 @@ def _is_public(address: str) -> bool:
         number = ipaddress.ip_address(rest.partition("/")[0])
     except ValueError:
         return False
-    if isinstance(number, ipaddress.IPv6Address):
-        if number.sixtofour or number.teredo:  # an IPv4 address in disguise
-            return False
-        number = number.ipv4_mapped or number
+    number = getattr(number, "ipv4_mapped", None) or number
+    if isinstance(number, ipaddress.IPv6Address) and (
+        number not in _GLOBAL_UNICAST or number.sixtofour or number.teredo
+    ):
+        return False  # it leads to an IPv4 address, which may be inside, or is inside itself
     return kind in ("ip4", "ip6") and number.is_global and not number.is_multicast
 
 

@@ -113,6 +113,11 @@ def read(signed: Signed, *, network: AssetId, now: UnixTime) -> NodeRecord | Ref
     return record
 
 
+def key_in(signed: Signed) -> bytes:
+    """The 33 bytes where a record has its node's key, whatever else is wrong with it; lists are in their order."""
+    return signed.content[33:66]
+
+
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(_TAG + _TAG + content).digest()
 

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 import structlog
 
+from rrnode.services.limits import printable
+
 _SECRET_KEYS = re.compile(
     r"(seed|words|mnemonic|secret|preimage|password|passphrase|cookie|private|privkey|xprv|tprv|authorization)",
     re.IGNORECASE,
@@ -22,6 +24,7 @@ _SECRET_TEXT = re.compile(
     r"|(?<=[Aa]uthorization: )\S+ \S+"
 )
 _HIDDEN = "(hidden)"
+_TRACES = ("exception", "stack")  # structlog's keys for texts of several lines
 # Dependencies whose informational lines are of no use to the owner of a node.
 _CHATTY = ("libp2p", "multiaddr", "hypercorn", "httpx", "httpcore", "alembic", "sqlalchemy", "async_service", "asyncio")
 
@@ -35,6 +38,14 @@ def hide_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
             event[key] = bytes(value).hex()
         elif isinstance(value, str):
             event[key] = _SECRET_TEXT.sub(_HIDDEN, value)
+    return event
+
+
+def drive_no_terminal(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: texts may be a stranger's, so control characters become dots; a trace keeps its lines."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = "\n".join(map(printable, value.split("\n"))) if key in _TRACES else printable(value)
     return event
 
 
@@ -59,7 +70,12 @@ def setup(level: str = "warning", form: str = "auto", stream: TextIO | None = No
     render: list[Any] = (
         [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer(default=str)]
         if as_json
-        else [structlog.processors.format_exc_info, hide_secrets, structlog.dev.ConsoleRenderer(colors=on_terminal)]
+        else [
+            structlog.processors.format_exc_info,
+            hide_secrets,
+            drive_no_terminal,
+            structlog.dev.ConsoleRenderer(colors=on_terminal),
+        ]
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(

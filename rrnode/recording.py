@@ -11,8 +11,9 @@ payment secrets and every channel's state, as the database does, but no keys: wh
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -99,7 +100,8 @@ def effects_as_bytes(effects: Sequence[Any]) -> tuple[tuple[str, bytes], ...]:
 class Recorder:
     """Writes one file, at most so many bytes; what comes after the last whole entry that fits is left out.
 
-    A recording must never harm the node: when the disk refuses, it ends and the node goes on.
+    A recording must never harm the node: when the disk refuses, or something cannot be written, it ends and the node
+    goes on. What is recorded is frozen, so it can be written after the call.
 
     Args:
         file: open for writing, buffered; closed by `close`.
@@ -108,7 +110,7 @@ class Recorder:
     def __init__(self, file: BinaryIO, *, limit: int, network: str) -> None:
         self._file: BinaryIO | None = file
         self._left = limit
-        self._put(Header(FORMAT, VERSION, network))
+        self._put(lambda: Header(FORMAT, VERSION, network))
 
     @classmethod
     def open(cls, data_dir: Path, *, megabytes: int, network: str, now: float) -> "Recorder":
@@ -141,23 +143,26 @@ class Recorder:
         if self._file is None:
             yield []
             return
-        told_bytes = _encode(told)
-        facts_bytes = b"" if facts is None else _encode(facts)
         effects: list[Any] = []
+
+        def entry(raised: str = "") -> Entry:
+            ordered = None if raised else effects_as_bytes(effects)
+            return Entry(engine, event, _encode(told), b"" if facts is None else _encode(facts), ordered, raised)
+
         try:
             yield effects
         except BaseException as error:
-            self._put(Entry(engine, event, told_bytes, facts_bytes, None, repr(error)))
+            self._put(partial(entry, repr(error)))
             self.close()  # the engine's state is anybody's guess from here on
             raise
-        self._put(Entry(engine, event, told_bytes, facts_bytes, effects_as_bytes(effects)))
+        self._put(entry)
 
-    def _put(self, frame: Header | Entry) -> None:
+    def _put(self, make: Callable[[], Header | Entry]) -> None:
         if self._file is None:
             return
-        raw = _encode(frame)
-        self._left -= _LENGTH.size + len(raw)
         try:
+            raw = _encode(make())
+            self._left -= _LENGTH.size + len(raw)
             if self._left < 0:
                 log.warning("the recording is full and ends here; node.record_mb is its size")
                 self.close()
@@ -165,6 +170,9 @@ class Recorder:
                 self._file.write(_LENGTH.pack(len(raw)) + raw)
         except OSError as error:
             log.error("the recording ends: the disk refused it", error=str(error))
+            self.close()
+        except (TypeError, ValueError, ArithmeticError, msgspec.MsgspecError) as error:
+            log.error("the recording ends: something in it cannot be written", error=str(error))
             self.close()
 
 

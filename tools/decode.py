@@ -1,7 +1,6 @@
 """`python -m tools.decode`: frames of this project's protocols, from hex or a file, in words."""
 
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import typer
 from protocols.errors import DecodeError
 from protocols.wire.codec import Codec, Message
 from protocols.wire.framing import Deframer
+from rrnode.cli.context import emit
 from rrnode.control import models as m
 from rrnode.errors import UserError
 from tools import common, frames
@@ -138,7 +138,7 @@ def _show_record(file: Path, protocol: str, *, as_json: bool) -> None:
             }
             for frame, (message, problem) in zip(found, readable, strict=True)
         ]
-        print(json.dumps({"frames": documents, "rest": rest}, indent=2, ensure_ascii=False))
+        emit({"frames": documents, "rest": rest})
     else:
         for number, (frame, (message, problem)) in enumerate(zip(found, readable, strict=True), 1):
             at = datetime.fromtimestamp(frame.at_ms / 1000, UTC)
@@ -191,7 +191,7 @@ def main(
             }
             for each in found
         ]
-        print(json.dumps({"frames": documents, "rest": rest}, indent=2, ensure_ascii=False))
+        emit({"frames": documents, "rest": rest})
     else:
         for line in _lines(found, protocol):
             print(line)

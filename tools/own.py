@@ -47,7 +47,7 @@ def explained(*, as_json: bool) -> Iterator[None]:
 
 def _told(sentence: str, hint: str, code: int, as_json: bool) -> typer.Exit:
     if as_json:
-        print(json.dumps({"error": sentence, "try": hint}, indent=2, ensure_ascii=False))
+        print(json.dumps({"error": sentence, "try": hint}, indent=2))
     else:
         sys.stderr.write(f"{printable(sentence)}\n" + (f"try: {hint}\n" if hint else ""))
     return typer.Exit(code)

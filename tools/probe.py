@@ -1,7 +1,6 @@
 """`python -m tools.probe ADDR`: what one node is and does, as far as it tells a stranger, in words."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from bootstrap.relays import roles_of
 from protocols.errors import DecodeError, PeerProtocolError
 from protocols.ids import PeerId
 from rrnode.cli import show
+from rrnode.cli.context import emit
 from rrnode.errors import LinkClosed
 from rrnode.host.base import Host
 from rrnode.host.peer_text import to_text
@@ -250,7 +250,7 @@ def main(
 
     found = common.run(look)
     if as_json:
-        print(json.dumps(as_document(found), indent=2, ensure_ascii=False))
+        emit(as_document(found))
     else:
         show.pairs(in_words(found, time.time()))
 

@@ -56,7 +56,7 @@ def document_of(frame: m.Frame) -> str:
         found["message"] = as_document(message_of(frame.protocol, bytes.fromhex(frame.payload)))
     except (DecodeError, ValueError) as error:
         found["problem"] = str(error)
-    return json.dumps(found, ensure_ascii=False)
+    return json.dumps(found)
 
 
 @contextmanager

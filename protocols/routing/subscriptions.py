@@ -4,7 +4,7 @@ Source: seed, "Routing server"; DESIGN 4 (`/rr/subscribe/1`). A prefix of n bits
 client more. Matching is one look-up for exact hashes plus one for each prefix length in use.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from protocols.ids import PaymentHash, PeerId
@@ -22,11 +22,19 @@ class FilterRefusal:
     reason: str
 
 
+# Hashes that one subscriber's prefixes may match, of 2^256: all 256 shortest ones would be the full feed by another name.
+MOST_COVERED = 1 << 252
+
 _Filter = tuple[int, int]  # (bits, leading bits of the hash as a number); 256 bits for an exact hash
 
 
 def _of_hash(payment_hash: bytes) -> _Filter:
     return 256, int.from_bytes(payment_hash, "big")
+
+
+def _covered(filters: Iterable[_Filter]) -> int:
+    """How many hashes the prefixes among these match, those in several counted each time."""
+    return sum(1 << 256 - bits for bits, _ in filters if bits < 256)
 
 
 class _Kept:
@@ -91,6 +99,10 @@ class Subscriptions:
         if len(mine) + new > self._limit:
             return FilterRefusal(
                 RefusalCode.TOO_MANY_FILTERS, f"{len(mine) + new} filters, at most {self._limit} for one subscriber"
+            )
+        if prefixes and _covered({*mine, *wanted}) > MOST_COVERED:
+            return FilterRefusal(
+                RefusalCode.TOO_MANY_FILTERS, "prefixes that cover more than 1 in 16 of all hashes; ask for longer ones"
             )
         if self.count + new > self._total:
             return FilterRefusal(RefusalCode.TOO_MANY_FILTERS, "this server's table of filters is full")

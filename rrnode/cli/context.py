@@ -68,6 +68,7 @@ def say(text: str) -> None:
 
 
 def emit(document: Any) -> None:
-    """The result for programs: one JSON document."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    """The result for programs: one JSON document. In ASCII: JSON escapes no control character above U+001F, such as U+009B,
+    which begins a terminal's escape sequence, and the texts may be a stranger's."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
     sys.stdout.flush()

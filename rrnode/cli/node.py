@@ -116,7 +116,7 @@ def events(
 
     with session(context, as_json).client() as node, node.events(after) as lines:
         for event in lines:
-            sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(event) + "\n")
             sys.stdout.flush()
 
 

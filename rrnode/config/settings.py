@@ -359,7 +359,7 @@ class SubscriptionSettings:
     prefix_bits: int = setting(
         0,
         "0: offers for the payment's hash; 8 to 64: for all hashes that begin with the same so many bits, so that a server learns"
-        " less and sends more (protocols/README.md says how much)",
+        " less and sends more (protocols/README.md says how much); of 8 bits a server takes 16 at a time",
         high=64,
     )
 

@@ -5,6 +5,7 @@ The table is `bootstrap.known`; here is where it comes from, and the file in whi
 
 import json
 import os
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -25,7 +26,7 @@ from rrnode.errors import LinkClosed
 from rrnode.host.base import Host, PeerConnected
 from rrnode.host.peer_text import to_text
 from rrnode.services.asking import Asker, asking
-from rrnode.services.limits import Allowance, printable
+from rrnode.services.limits import Shares, printable
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +107,8 @@ class Acquaintances:
         self.known = load(path, network, self._now())
         self.refused: Counter[Refusal] = Counter()  # records that count for nothing
         self._limiter = trio.CapacityLimiter(ASKED_AT_ONCE)
-        self._asks = Allowance(per_key=1 / 600, burst=3, total=2)  # a peer that comes and goes is not asked each time
+        # A peer that comes and goes is not asked each time, and one network's never fill the places of those that wait.
+        self._asks = Shares(per_sender=1 / 600, per_network=1 / 30, total=2, own=1 / 600, burst=1800)
         self._locks: dict[PeerId, trio.Lock] = {}
         self._waiting: set[PeerId] = set()
         self._changed = trio.Event()
@@ -129,15 +131,19 @@ class Acquaintances:
             yield relay_of(each, anywhere=self._anywhere, identity=to_text(each.record.node))
 
     async def learn(self, peer: PeerId) -> None:
-        """A server that we dialled answers: note that, and ask which others it knows. Never raises for what it says."""
+        """Ask a server that we are linked with which others it knows, and note that it answered, if it is we who dialled:
+        of one that came to us nobody knows whether it can be reached. Never raises for what it says."""
+        link = self._host.connected().get(peer)
+        dialled = link is not None and not link.inbound
         try:
             async with self._asking(peer) as asker:
-                await self._note(asker, met=self._now())
+                await self._note(asker, met=self._now() if dialled else NEVER)
                 heard = await asker.others()
         except (LinkClosed, PeerProtocolError) as error:
             log.info("a relay tells nothing", peer=to_text(peer), reason=printable(str(error)))
             return
         self.refused += heard.refused
+        random.shuffle(heard.records)  # they come by key, the last ones are kept, and keys can be ground
         for record, signed in heard.records:
             self._take(record, signed, teller_of(asker.remote_address))
 
@@ -187,7 +193,7 @@ class Acquaintances:
 
     def _ask(self, link: PeerConnected, nursery: trio.Nursery) -> None:
         welcome = link.switches and link.peer not in self._waiting and len(self._waiting) < MOST_WAITING
-        if welcome and self._asks.take(link.peer):
+        if welcome and self._asks.take(link.address, link.peer):
             self._waiting.add(link.peer)
             nursery.start_soon(self._get_record, link.peer)
 

@@ -9,7 +9,7 @@ import trio
 
 from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId
-from protocols.node_record import MAX_AHEAD, NodeRecord, Refusal, ToldChannel, digest_of, read
+from protocols.node_record import MAX_AHEAD, NodeRecord, Refusal, ToldChannel, digest_of, key_in, read
 from protocols.units import AssetId, Sat, UnixTime
 from protocols.wire.info import CODEC, PROTOCOL, GetOthers, GetRecord, Others, Record, Refused, Signed, Stop
 from rrnode.errors import LinkClosed, Unreachable
@@ -85,6 +85,7 @@ class Asker:
                 record = self._read(signed)
                 if isinstance(record, Refusal):
                     heard.refused[record] += 1
+                    after = max(after, key_in(signed))  # or a page of such would be asked for again and again
                 elif record.node <= after:
                     raise PeerProtocolError("records that are not in the order of their keys")
                 else:

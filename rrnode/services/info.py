@@ -43,7 +43,7 @@ from protocols.wire.info import (
 from rrnode.config.settings import Settings
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import split_address
-from rrnode.services.limits import Allowance, one_sender
+from rrnode.services.limits import Shares
 
 RENEW_AFTER = 3600  # seconds; a record counts for a week, so that some asker always has one in time
 IDLE = 60.0  # seconds without a request after which a stream is ended
@@ -156,11 +156,10 @@ class InfoServer:
 
     def __init__(self, *, host: Host, own: OwnRecord, others: Page, now: Callable[[], UnixTime]) -> None:
         self._own, self._others, self._now = own, others, now
-        self._requests = Allowance(per_key=2, burst=40, total=200)
+        self._requests = Shares(per_sender=2, per_network=20, total=200, own=0.5, burst=20)
         host.handle(PROTOCOL, self._serve)
 
     async def _serve(self, stream: FrameStream) -> None:
-        sender = one_sender(stream.remote_address, stream.peer)
         while True:
             with trio.move_on_after(IDLE) as patience:
                 request = CODEC.decode(await stream.receive())
@@ -169,20 +168,22 @@ class InfoServer:
                 return
             match request:
                 case GetRecord() | GetOthers():
-                    await stream.send(CODEC.encode(self._answer(request, sender)))
+                    await stream.send(CODEC.encode(self._answer(request, stream)))
                 case Stop():
                     return
                 case other:
                     raise PeerProtocolError(f"{type(other).__name__} from one who asks")
 
-    def _answer(self, request: GetRecord | GetOthers, sender: bytes) -> Record | Others | Refused:
-        if not self._requests.take(sender):
+    def _answer(self, request: GetRecord | GetOthers, stream: FrameStream) -> Record | Others | Refused:
+        if not self._requests.take(stream.remote_address, stream.peer):
             return Refused(request.request, RefusalCode.TOO_FAST, "more than 2 requests a second")
         match request:
             case GetRecord(request=number):
                 record, channels = self._own.current()
                 sent = channels if request.channels else ()
-                if sent and not self._requests.take(sender, len(sent) / CHANNELS_PER_REQUEST):
+                if sent and not self._requests.take(
+                    stream.remote_address, stream.peer, len(sent) / CHANNELS_PER_REQUEST
+                ):
                     return Refused(number, RefusalCode.TOO_FAST, "channels count for several requests")
                 return Record(number, self._now(), record, sent)
             case GetOthers(request=number, after=after):

@@ -25,6 +25,7 @@ from bootstrap.relays import Relay
 from protocols.ids import PeerId
 from rrnode.errors import Unreachable
 from rrnode.host.base import Host, PeerConnected, PeerLost
+from rrnode.host.peer_text import split_address
 from rrnode.services.acquaintances import Acquaintances
 from rrnode.services.limits import printable
 
@@ -117,7 +118,10 @@ class Joiner:
                 self._by_peer[peer] = relay
                 self._reached(address)
                 self._told = False
-                self._change(succeeded(self.plan, relay))
+                link = self._host.connected().get(peer)
+                # Whoever linked to us is dialled nowhere: where else it says to be counts for nothing.
+                at = link.address if link is not None and link.inbound else split_address(address)[0]
+                self._change(succeeded(self.plan, relay, at))
                 await self._learn(peer)
                 return
         self._change(failed(self.plan, relay, _milliseconds()))

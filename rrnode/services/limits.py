@@ -59,6 +59,8 @@ def one_sender(address: str, peer: bytes) -> bytes:
         number = ipaddress.ip_address(rest.split("/")[0].split("%")[0])
     except ValueError:
         return peer
+    # Where one socket listens for both families, all of IPv4 would be one sender.
+    number = getattr(number, "ipv4_mapped", None) or number
     if number.is_loopback or kind not in ("ip4", "ip6"):
         return peer
     return number.packed if number.version == 4 else number.packed[:8]
@@ -90,12 +92,12 @@ class Shares:
         self._own = Allowance(per_key=own, burst=own * burst, total=_UNLIMITED)
         self._retry = 1 / per_sender
 
-    def take(self, address: str, peer: bytes) -> bool:
-        """Use one request of whoever is at this address."""
+    def take(self, address: str, peer: bytes, count: float = 1) -> bool:
+        """Use so many requests of whoever is at this address."""
         network = one_network(address, peer)
-        if not self._senders.take(one_sender(address, peer)):
+        if not self._senders.take(one_sender(address, peer), count):
             return False  # first, so that what it asks in vain costs its network nothing
-        return self._networks.take(network) or self._own.take(network)
+        return self._networks.take(network, count) or self._own.take(network, count)
 
     async def wait(self, address: str, peer: bytes) -> None:
         """Wait until there is one."""

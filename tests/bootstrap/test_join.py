@@ -139,6 +139,46 @@ def test_relays_of_one_operator_or_one_neighbourhood_wait_for_unrelated_ones() -
         assert len({group_of(each.addresses[0]) for each in step.relays}) == 2
 
 
+def test_the_addresses_that_a_linked_relay_claims_beside_its_own_hold_nobody_back() -> None:
+    honest, accomplice = relay(1), relay(2)
+    liar = Relay(identity="liar", addresses=("/ip4/10.9.0.1/tcp/1", *honest.addresses), operator="")
+    state = plan([liar], [honest], [accomplice], entropy=ENTROPY, policy=ONE_BY_ONE)
+    state = succeeded(state, liar, "/ip4/10.9.0.1/tcp/1")
+    assert next_step(state, 0)[1] == Dial(relays=(honest,))
+
+
+def test_relays_that_are_linked_from_one_neighbourhood_count_as_one_wherever_they_say_to_be() -> None:
+    liars, honest = [relay(number) for number in (1, 2, 3)], relay(4)
+    state = plan(liars, [honest], entropy=ENTROPY)
+    for number, each in enumerate(liars):
+        state = succeeded(state, each, f"/ip4/10.9.0.{number}/tcp/1")
+    assert next_step(state, 0)[1] == Dial(relays=(honest,))
+
+
+def test_when_the_last_listed_relay_is_lost_one_is_sought_beside_whoever_took_its_place() -> None:
+    """Else who cuts a link now and then moves a node, step by step, to those that were only heard of."""
+    listed, told = [relay(1), relay(2)], [relay(number) for number in range(3, 9)]
+    state = plan(listed, told, entropy=ENTROPY)
+    for each in (listed[0], *told[:3]):
+        state = succeeded(state, each)
+    assert next_step(state, 0)[1] == Joined(links=4)
+    state = failed(lost(state, listed[0], 0), listed[1], 0)
+    state, step = next_step(state, 0)
+    assert isinstance(step, Wait)
+    assert step.until is not None
+    for _ in range(3 * HOPELESS):
+        now = step.until or 0
+        state, step = next_step(state, now)
+        assert isinstance(step, Dial)
+        assert set(step.relays) < set(listed)
+        assert next_step(state, now)[1] == Joined(links=3)
+        state, step = next_step(failed(state, step.relays[0], now), now)
+        assert isinstance(step, Wait)
+    state, step = next_step(state, step.until or 0)
+    assert isinstance(step, Dial)
+    assert next_step(succeeded(state, step.relays[0]), 0)[1] == Joined(links=4)
+
+
 def test_related_relays_are_used_only_when_the_unrelated_ones_are_hopeless() -> None:
     ann, again_ann, dead = relay(1, "Ann"), relay(2, "Ann"), relay(3)
     state = plan([ann, again_ann, dead], entropy=ENTROPY, policy=ONE_BY_ONE)

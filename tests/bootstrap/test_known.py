@@ -1,6 +1,8 @@
 """The table of servers that were heard of: bounded, and nobody can fill it alone, whoever claims what; records are signed
 by nobody here, since the table does not look at signatures."""
 
+from dataclasses import replace
+
 from bootstrap.known import (
     MOST,
     MOST_ALIKE,
@@ -77,6 +79,27 @@ def test_tellers_of_one_network_have_an_eighth_and_push_out_their_own_only() -> 
     assert all_of(*honest, *lies) == (*honest, *lies[-MOST_TOLD:])
 
 
+def test_one_liar_pushes_out_nobody_by_claiming_the_names_and_addresses_of_others() -> None:
+    honest = [server(number, operator=f"op{number}", teller=f"network {number}") for number in range(60)]
+    lies = []
+    for number in range(60):
+        for twin in range(2 * MOST_ALIKE):
+            lie = server(1000 + 100 * number + twin, operator=f"op{number}", teller="evil")
+            lies.append(replace(lie, record=replace(lie.record, addresses=honest[number].record.addresses)))
+    known = all_of(*honest, *lies)
+    assert known[: len(honest)] == tuple(honest)
+    assert {each.teller for each in known[len(honest) :]} == {"evil"}
+    (late,) = all_of(server(99, operator="op59", teller="network 99"))
+    assert late in remember(known, late)
+
+
+def test_a_relay_that_tells_what_others_told_before_pushes_out_nobody() -> None:
+    honest = [server(number, teller=f"network {number % 10}") for number in range(100)]
+    again = [server(number, made=2000, teller="relay") for number in range(100)]
+    told_by = {each.record.node: each.teller for each in all_of(*honest, *again)}
+    assert told_by == {each.record.node: each.teller for each in honest}
+
+
 def test_whom_we_met_stays_when_strangers_claim_its_name_or_network() -> None:
     good = [server(number, operator="Ann", met_at=10) for number in range(MOST_ALIKE)]
     known = all_of(*good)
@@ -124,6 +147,11 @@ def test_nobodys_word_makes_us_dial_inside_our_own_network() -> None:
         "/ip6/fd00::1/tcp/1",
         "/ip6/::ffff:127.0.0.1/tcp/1",
         "/ip6/2002:7f00:1::1/tcp/1",
+        "/ip6/64:ff9b::10.0.0.1/tcp/1",
+        "/ip6/64:ff9b:1::10.0.0.1/tcp/1",
+        "/ip6/::127.0.0.1/tcp/1",
+        "/ip6/::ffff:0:127.0.0.1/tcp/1",
+        "/ip6/fec0::1/tcp/1",
         "/dns4/points-wherever-its-owner-likes.example/tcp/1",
         "/unix/run/docker.sock",
         "/ip4/host/tcp/1",
@@ -147,5 +175,5 @@ def test_a_server_becomes_a_relay_with_the_addresses_that_may_be_dialled() -> No
 
 
 def test_who_told_is_a_network_or_nobody() -> None:
-    assert teller_of("/ip4/8.8.1.2/tcp/5") == "8.8.0.0/16"
+    assert teller_of("/ip4/8.8.1.2/tcp/5") == teller_of("/ip6/::ffff:8.8.3.4/tcp/5") == "8.8.0.0/16"
     assert teller_of("/ip4/127.0.0.1/tcp/5") == teller_of("/memory/0") == teller_of("") == ""

@@ -56,6 +56,20 @@ def test_secrets_never_reach_a_line(form: str) -> None:
         assert leak not in written
 
 
+def test_what_strangers_say_drives_no_terminal() -> None:
+    stream = set_up(form="console")
+    log.get("host").info("stream ended", reason="\x1b[2J", agent="\x9b2J\u202e\nforged", n=1)
+    logging.getLogger("somebody").error("dialling %s failed", "\x1b]0;title\x07")
+    try:
+        raise RuntimeError("\x1b[2J")
+    except RuntimeError:
+        log.get("node").exception("failed")
+    written = stream.getvalue()
+    assert all(each.isprintable() or each == "\n" for each in written)
+    assert len(written.splitlines()) > 5  # a trace keeps its lines
+    assert "\nforged" not in written
+
+
 def test_a_json_line_is_an_event_with_its_values() -> None:
     stream = set_up()
     log.get("channels").warning("peer lost", peer=b"\x02\xab", after=3)

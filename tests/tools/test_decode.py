@@ -105,6 +105,13 @@ def test_programs_get_everything_in_hex() -> None:
     }
 
 
+def test_what_programs_get_drives_no_terminal_either() -> None:
+    hello = link.Hello(bytes(32), 1, "a\x9b2J\u202eb\x7f")
+    result = run("--json", "--protocol", link.PROTOCOL, frame(link.CODEC.encode(hello)).hex())
+    assert json.loads(result.stdout)["frames"][0]["messages"][0]["agent"] == hello.agent
+    assert all(each.isprintable() for each in result.stdout.replace("\n", "").replace("\x7f", ""))
+
+
 @pytest.mark.parametrize("written", [PING + PING, (PING + PING).hex().encode(), b" 03920107\n03920107\n"])
 def test_a_file_holds_bytes_or_hex(tmp_path: Path, written: bytes) -> None:
     path = tmp_path / "frames"

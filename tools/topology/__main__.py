@@ -1,6 +1,5 @@
 """`python -m tools.topology ADDR...`: crawl a network and show it as tables, JSON, GraphML and a picture."""
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 import trio
 import typer
 
+from rrnode.cli.context import emit
 from tools import common
 from tools.topology.crawl import Crawl, Limits
 from tools.topology.graph import as_document, as_graphml, graph_of, show_tables
@@ -57,7 +57,7 @@ def main(
         if path is not None:
             _write(path, str(text))
     if as_json:
-        print(json.dumps(as_document(graph, found), indent=2, ensure_ascii=False))
+        emit(as_document(graph, found))
     else:
         show_tables(graph, found)
     if found.ended == "interrupted":

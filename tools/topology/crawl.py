@@ -1,8 +1,8 @@
 """The crawl: from a few addresses to everyone whom their lists lead to, and to its end whatever they answer.
 
 What a liar can do is bounded: nodes, seconds, seconds for each node, how many are heard of, in all and from one network, and
-how many identities one teller has us seek at one place. Networks take turns, so that whoever invents a thousand nodes in one
-does not push out the others.
+how many identities tellers in one network have us seek at one place. Those networks take turns, so that whoever invents a
+thousand nodes does not push out what others tell of. A teller's network is where it answered: where it says to be is free.
 """
 
 import time
@@ -33,7 +33,7 @@ class Limits:
     seconds: for all.
     each: seconds for one node, whatever it answers.
     at_once: dialled at a time.
-    at_one_place: identities that are sought at one address for one teller's word; an honest node has one.
+    at_one_place: identities that are sought at one address for the word of one network; an honest node has one.
     """
 
     nodes: int = 500
@@ -72,7 +72,7 @@ class Seen:
 
 
 class _Queue:
-    """Whom to dial next: one network after the other, within each who was heard of first."""
+    """Whom to dial next: one teller's network after the other, within each who was heard of first."""
 
     def __init__(self) -> None:
         self._groups: dict[str, deque[Seen]] = {}
@@ -80,16 +80,15 @@ class _Queue:
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
 
-    def put(self, seen: Seen) -> None:
-        group = group_of(seen.addresses[0])
-        self._groups.setdefault(group, deque()).append(seen)
+    def put(self, seen: Seen, network: str) -> None:
+        self._groups.setdefault(network, deque()).append(seen)
 
     def take(self) -> Seen:
-        group = next(iter(self._groups))
-        waiting = self._groups.pop(group)
+        network = next(iter(self._groups))
+        waiting = self._groups.pop(network)
         seen = waiting.popleft()
         if waiting:
-            self._groups[group] = waiting
+            self._groups[network] = waiting
         return seen
 
 
@@ -113,7 +112,7 @@ class Crawl:
         self.dropped = 0
         self.ended = ""
         self._queue = _Queue()
-        self._places: Counter[tuple[str, PeerId | None]] = Counter()
+        self._places: Counter[tuple[str, str]] = Counter()  # by address and teller's network
         self._told: Counter[str] = Counter()  # nodes first heard of from a network
         self._dialled = 0
         self._changed = trio.Event()
@@ -200,21 +199,21 @@ class Crawl:
                     seen.addresses = tuple(join_address(each, peer) for each in places)
             seen.record = seen.record or record
             return True
-        network = group_of(teller.addresses[0]) if teller is not None else ""
+        network = group_of(teller.met.link.address) if teller is not None and teller.met is not None else ""
         most = self._limits.heard if teller is None else self._limits.heard // 4
         if peer == self._host.peer_id or len(self.nodes) >= self._limits.heard or self._told[network] >= most:
             self.dropped += 1
             return False
         self._told[network] += 1
-        self._note(peer, places, record, None if teller is None else teller.peer)
+        self._note(peer, places, record, network)
         return True
 
-    def _note(self, peer: PeerId, places: Sequence[str], record: NodeRecord | None, teller: PeerId | None) -> None:
-        sought = [each for each in places if self._places[each, teller] < self._limits.at_one_place]
-        self._places.update((each, teller) for each in sought)
+    def _note(self, peer: PeerId, places: Sequence[str], record: NodeRecord | None, network: str) -> None:
+        sought = [each for each in places if self._places[each, network] < self._limits.at_one_place]
+        self._places.update((each, network) for each in sought)
         seen = Seen(peer=peer, addresses=tuple(join_address(each, peer) for each in sought), record=record)
         self.nodes[peer] = seen
         if sought:
-            self._queue.put(seen)
+            self._queue.put(seen, network)
         else:
             seen.problem = "it gives no address that could be dialled"

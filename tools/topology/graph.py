@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from typing import Any
 from xml.etree import ElementTree as xml
 
@@ -13,6 +14,8 @@ from rrnode.host.peer_text import to_text
 from rrnode.services.asking import clock_in_words
 from rrnode.services.limits import printable
 from tools.topology.crawl import Crawl, Seen
+
+MOST_BY_CHANNELS = 2_000  # nodes: each costs milliseconds to show, and one node may tell of a thousand that are not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,27 +64,43 @@ class Edge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """Everything, in the order of ids."""
+    """Everything, in the order of ids.
+
+    Attributes:
+        left_out: channels told of with nodes that nothing else is known of, beyond `MOST_BY_CHANNELS` such nodes.
+    """
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    left_out: int = 0
 
 
 def graph_of(crawl: Crawl) -> Graph:
     """The graph, as far as it is known."""
     told: dict[tuple[PeerId, PeerId], dict[PeerId, list[int]]] = {}
+    only_told, left_out = _only_told(crawl), 0
     for seen in crawl.nodes.values():
         for peer, capacity in seen.channels:
+            if peer not in crawl.nodes and peer not in only_told:
+                left_out += 1
+                continue
             pair = (min(seen.peer, peer), max(seen.peer, peer))
             told.setdefault(pair, {}).setdefault(seen.peer, []).append(capacity)
     edges = [_edge(pair, by) for pair, by in told.items()]
     nodes = [_node(seen) for seen in crawl.nodes.values()]
-    only_told = {peer for pair in told for peer in pair} - set(crawl.nodes)
     nodes += [Node(id=to_text(peer), state="by channels") for peer in only_told]
     return Graph(
         nodes=tuple(sorted(nodes, key=lambda each: each.id)),
         edges=tuple(sorted(edges, key=lambda each: (each.one, each.other))),
+        left_out=left_out,
     )
+
+
+def _only_told(crawl: Crawl) -> set[PeerId]:
+    """Nodes of which only others' channels tell; tellers take turns, so that who invents a thousand pushes out nobody's."""
+    strangers = ([peer for peer, _ in seen.channels if peer not in crawl.nodes] for seen in crawl.nodes.values())
+    turns = (peer for turn in zip_longest(*strangers) for peer in turn if peer is not None)
+    return set(islice(dict.fromkeys(turns), MOST_BY_CHANNELS))
 
 
 def _edge(pair: tuple[PeerId, PeerId], by: Mapping[PeerId, list[int]]) -> Edge:
@@ -164,6 +183,7 @@ def show_tables(graph: Graph, crawl: Crawl) -> None:
             ("channels", _channels(graph.edges)),
             ("refused", "; ".join(f"{count} records: {why.value}" for why, count in crawl.refused.most_common())),
             ("left out", f"{crawl.dropped} records beyond what this crawl notes" if crawl.dropped else ""),
+            ("not shown", f"{graph.left_out} channels with nodes that nobody else knows" if graph.left_out else ""),
             ("ended", f"{crawl.ended}; {crawl.waiting} nodes were not dialled" if crawl.ended else ""),
         ]
     )
@@ -197,6 +217,7 @@ def as_document(graph: Graph, crawl: Crawl) -> dict[str, Any]:
         "channels": [{name: _plain(getattr(each, name)) for name in Edge.__dataclass_fields__} for each in graph.edges],
         "refused_records": {why.name.lower(): count for why, count in crawl.refused.items()},
         "dropped_records": crawl.dropped,
+        "channels_left_out": graph.left_out,
         "not_dialled": crawl.waiting,
         "ended": crawl.ended,
     }

@@ -39,7 +39,7 @@ def main(
         payment_hash = parse_payment_hash(payment.lower())
         story = story_of(payment_hash.hex(), ask_all(directories, payment_hash))
         if as_json:
-            print(json.dumps(document(story), indent=2, ensure_ascii=False))
+            print(json.dumps(document(story), indent=2))
         else:
             for line in page(story):
                 print(line)

@@ -49,6 +49,21 @@ def test_the_limit_of_the_whole_table_is_told():
     assert BOB not in filters
 
 
+def test_all_prefixes_of_the_fewest_bits_are_the_full_feed_and_refused():
+    filters = made(limit=1024, total=10_000)
+    every = [Prefix(bits=8, value=bytes([first])) for first in range(256)]
+    assert filters.add(ALICE, (hash_(1),), tuple(every[:16]), LATER, NOW) == 1024 - 17
+    refusal = FilterRefusal(
+        RefusalCode.TOO_MANY_FILTERS, "prefixes that cover more than 1 in 16 of all hashes; ask for longer ones"
+    )
+    assert filters.add(ALICE, (), (every[16],), LATER, NOW) == refusal
+    assert filters.add(ALICE, (), (Prefix(bits=64, value=bytes([200, *bytes(7)])),), LATER, NOW) == refusal
+    assert filters.add(ALICE, (hash_(2),), tuple(every[:16]), LATER, NOW) == 1024 - 18  # these it has
+    assert filters.add(BOB, (), (every[16],), LATER, NOW) == 1023
+    filters.remove(ALICE, (), (every[0],))
+    assert filters.add(ALICE, (), (every[16],), LATER, NOW) == 1024 - 18
+
+
 def test_prefixes_that_are_none_are_refused():
     filters = made()
     for prefix, code in (

@@ -210,6 +210,24 @@ async def test_pages_of_other_records_come_in_order_and_each_is_checked(net, ser
     }
 
 
+async def test_a_page_of_records_that_count_for_nothing_here_does_not_hide_those_behind_it(net, serve, autojump_clock):
+    """An honest server may hold what we refuse: its clock is ahead of ours, or it reads a later version."""
+    server = await serve()
+    secrets = sorted((bytes([n]) * 32 for n in range(1, 71)), key=ec.point_of)
+    server.known = [
+        sign(
+            NodeRecord(node=PeerId(ec.point_of(each)), network=NETWORK, made=UnixTime(now() + 40 * (number < 40))), each
+        )
+        for number, each in enumerate(secrets)
+    ]
+    mine = await net.host(5)
+    await net.link(mine, server.host)
+    async with asking(mine, server.host.peer_id, network=NETWORK, clock=clock) as asker:
+        heard = await asker.others()
+    assert heard.refused == {Refusal.FROM_THE_FUTURE: 40}
+    assert [record.node for record, _ in heard.records] == [ec.point_of(each) for each in secrets[40:]]
+
+
 async def test_requests_beyond_the_limit_are_refused_and_told_so(net, serve, autojump_clock):
     server = await serve()
     mine = await net.host(5)
@@ -225,6 +243,25 @@ async def test_requests_beyond_the_limit_are_refused_and_told_so(net, serve, aut
     await trio.sleep(10)
     await stream.send(CODEC.encode(GetRecord(99, False)))
     assert isinstance(CODEC.decode(await stream.receive()), Record)
+
+
+async def test_a_flood_from_all_addresses_of_one_network_takes_nobody_elses_turn(net, serve, autojump_clock):
+    server = await serve()
+    flooder, newcomer = await net.host(5), await net.host(6)
+    for each in (flooder, newcomer):
+        await net.link(each, server.host)
+
+    async def burst(host: MemoryHost) -> list[Any]:
+        stream = await host.open_stream(server.host.peer_id, PROTOCOL)
+        for number in range(40):
+            await stream.send(CODEC.encode(GetOthers(number, bytes(33))))
+        return [CODEC.decode(await stream.receive()) for _ in range(40)]
+
+    for number in range(100):
+        server.host._links[flooder.peer_id].connection.remote_address = f"/ip6/2001:db8:0:{number:x}::1/tcp/1"
+        flood = await burst(flooder)
+    assert isinstance(flood[-1], Refused)
+    assert [type(each) for each in await burst(newcomer)] == [Others] * 40
 
 
 async def test_many_channels_cost_as_much_as_many_requests(net, serve, autojump_clock):

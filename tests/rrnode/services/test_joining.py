@@ -11,17 +11,19 @@ import trio
 from services_kit import START, Net, now, until
 
 from bootstrap.join import JoinPolicy
+from bootstrap.known import MOST_TOLD
 from bootstrap.networks import REGTEST
 from bootstrap.relays import Relay
 from protocols.ids import PeerId
-from protocols.node_record import MAX_AGE, NodeRecord, sign
+from protocols.node_record import MAX_AGE, NodeRecord, key_in, sign
 from protocols.onchain import ec
 from protocols.units import UnixTime
 from protocols.wire.info import CODEC, PROTOCOL, GetOthers, GetRecord, Others, Record, Signed
 from rrnode.config.settings import NodeSettings, RoleSettings, Settings
+from rrnode.host.base import PeerConnected
 from rrnode.host.memory import MemoryHost
 from rrnode.host.peer_text import split_address, to_text
-from rrnode.services.acquaintances import FILE_NAME, Acquaintances, load, save
+from rrnode.services.acquaintances import FILE_NAME, MOST_WAITING, Acquaintances, load, save
 from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.joining import Joiner
 
@@ -218,6 +220,72 @@ async def test_a_relay_that_lies_about_others_makes_nobody_known_and_is_counted(
     node.join(Relay(identity=to_text(host.peer_id), addresses=("/memory/2",), operator=""))
     await until(lambda: node.acquaintances.refused.total() == 1)
     assert [each.record.node for each in node.acquaintances.known] == [host.peer_id]
+
+
+async def test_of_a_long_list_chance_decides_who_is_kept_and_not_who_has_the_highest_keys(net, make, autojump_clock):
+    """An honest relay passes on its table in the order of keys, and keys can be ground: a liar has all of the last page."""
+    node, relay = await make(1), await net.host(2, switches=1)
+    secrets = sorted((number.to_bytes(32, "big") for number in range(100, 100 + 4 * MOST_TOLD)), key=ec.point_of)
+    records = [
+        NodeRecord(
+            node=PeerId(ec.point_of(each)), network=NETWORK, made=now(), switches=1, addresses=(f"/memory/{number}",)
+        )
+        for number, each in enumerate(secrets, start=1000)
+    ]
+    told = [sign(record, secret) for record, secret in zip(records, secrets, strict=True)]
+    mine = sign(
+        NodeRecord(node=relay.peer_id, network=NETWORK, made=now(), switches=1, addresses=("/memory/2",)), net.secret(2)
+    )
+
+    async def answer(stream: Any) -> None:
+        while True:
+            match CODEC.decode(await stream.receive()):
+                case GetRecord(request=number):
+                    await stream.send(CODEC.encode(Record(number, now(), mine, ())))
+                case GetOthers(request=number, after=after):
+                    rest = [each for each in told if key_in(each) > after]
+                    await stream.send(CODEC.encode(Others(number, tuple(rest[:32]), len(rest) > 32)))
+
+    relay.handle(PROTOCOL, answer)
+    await net.link(node.host, relay)
+    node.host._links[relay.peer_id].connection.remote_address = "/ip4/8.8.8.8/tcp/1"
+    await node.acquaintances.learn(relay.peer_id)
+    kept = {each.record.node for each in node.acquaintances.known} - {relay.peer_id}
+    assert MOST_TOLD - 1 <= len(kept) <= MOST_TOLD
+    liars = {record.node for record in records[-MOST_TOLD:]}
+    assert len(kept & liars) < MOST_TOLD * 3 / 4  # a quarter is usual
+
+
+async def test_identities_that_come_to_us_do_not_stand_for_servers_that_we_would_dial(net, make, autojump_clock):
+    """One who links to us under several identities, each with a record of another place, surrounds nobody."""
+    node, honest = await make(1), await make(2)
+    for number in (3, 4, 5):
+        liar = await make(number)
+        await net.link(liar.host, node.host)
+        await until(lambda liar=liar: node.knows(liar))
+    joiner = node.join(honest.relay, enough=3)
+    await until(lambda: node.linked(honest))
+    await trio.sleep(100)
+    links = {each.relay.identity: each.at for each in joiner.plan.known if each.linked}
+    assert set(links.values()) == {"/memory/0", split_address(honest.host.addresses()[0])[0]}
+    assert [each.record.node for each in node.acquaintances.known if each.met] == [honest.host.peer_id]
+
+
+async def test_identities_from_one_network_do_not_keep_others_from_being_asked(make, autojump_clock):
+    node = await make(1)
+
+    def came(number: int, address: str) -> PeerConnected:
+        peer = PeerId(b"\x02" + number.to_bytes(32, "big"))
+        return PeerConnected(peer=peer, inbound=True, switches=1, agent="", address=address)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(200):
+            node.acquaintances._ask(came(number, f"/ip4/8.8.{number}.1/tcp/1"), nursery)
+        honest = came(1000, "/ip4/9.9.9.9/tcp/1")
+        node.acquaintances._ask(honest, nursery)
+        assert honest.peer in node.acquaintances._waiting
+        assert len(node.acquaintances._waiting) <= MOST_WAITING
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_relay_that_says_nothing_is_a_relay_all_the_same(net, make, autojump_clock):

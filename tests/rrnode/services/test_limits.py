@@ -54,6 +54,8 @@ async def test_memory_is_bounded_by_forgetting_the_longest_unused(autojump_clock
     [
         ("/ip4/192.0.2.7/tcp/1000", "/ip4/192.0.2.7/tcp/2000", True),
         ("/ip4/192.0.2.7/tcp/1000", "/ip4/192.0.2.8/tcp/1000", False),
+        ("/ip6/::ffff:192.0.2.7/tcp/1000", "/ip4/192.0.2.7/tcp/2000", True),
+        ("/ip6/::ffff:192.0.2.7/tcp/1000", "/ip6/::ffff:192.0.2.8/tcp/1000", False),
         ("/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:1:2:ffff::9/tcp/2", True),
         ("/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:1:3::1/tcp/1", False),
     ],

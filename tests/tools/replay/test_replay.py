@@ -19,6 +19,7 @@ from protocols.units import Msat, UnixTime
 from protocols.wire.routing import RoutingMessage
 from rrnode import recording
 from rrnode.recording import MONEY, ROUTING, BadRecording, Entry, Header, Recorder, money_engine, read, routing_engine
+from tools.replay.__main__ import run_file
 from tools.replay.replay import replay
 from tools.simulate.network import Network
 from tools.simulate.node import COIN
@@ -194,6 +195,16 @@ def test_a_disk_that_refuses_ends_the_recording_and_nothing_else():
     assert file.closed
 
 
+@pytest.mark.parametrize(("told", "effect"), [(object(), "fine"), ("fine", object()), ("fine", 1 << 64)])
+def test_what_cannot_be_written_ends_the_recording_and_nothing_else(told, effect):
+    into, file = recorder()
+    with into.call(ROUTING, "Event", told) as effects:
+        effects.append(effect)
+    assert effects == [effect]
+    assert file.closed
+    assert [type(each) for each in read(io.BytesIO(file.content))] == [Header]
+
+
 def test_a_recording_that_was_cut_off_replays_up_to_there(frames):
     raw = b"".join(len(each).to_bytes(4, "big") + each for each in map(msgspec.msgpack.encode, frames))
     assert list(read(io.BytesIO(raw))) == frames
@@ -234,6 +245,29 @@ def test_recordings_are_their_owners_alone_and_the_oldest_go(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
+def test_a_nodes_keys_run_only_what_stands_in_its_own_folder(tmp_path, forwarder):
+    """A file from elsewhere is a list of states to sign, and what is signed is shown where something differs."""
+    frames, keys = forwarder
+    asked = []
+
+    def ring(data_dir, network):
+        asked.append((data_dir, network))
+        return keys
+
+    folder = tmp_path / "node" / recording.FOLDER
+    folder.mkdir(parents=True)
+    elsewhere, own = tmp_path / "report.rec", folder / "1.rec"
+    for path in (elsewhere, own):
+        path.write_bytes(b"".join(len(each).to_bytes(4, "big") + each for each in map(msgspec.msgpack.encode, frames)))
+    (folder / "link.rec").symlink_to(elsewhere)
+    for path in (elsewhere, folder / "link.rec", folder / ".." / ".." / "report.rec"):
+        with pytest.raises(BadRecording, match="not one of this node's own"):
+            run_file(path, tmp_path / "node", ring)
+    assert asked == []
+    assert run_file(own, tmp_path / "node", ring)[1].difference is None
+    assert asked == [(tmp_path / "node", "regtest")]
+
+
 def test_the_command_says_what_differs_and_ends_with_one(tmp_path, frames):
     def run(some):
         path = tmp_path / "some.rec"
@@ -249,6 +283,8 @@ def test_the_command_says_what_differs_and_ends_with_one(tmp_path, frames):
     differs = run([*frames[:-1], msgspec.structs.replace(frames[-1], ordered=())])
     assert differs.returncode == 1
     assert "call 6, routing engine, effect 1 differs" in differs.stdout
+    odd = run([Header(1, "9\x1b[2J", "\x9b2J"), *frames[1:]])
+    assert odd.stdout.startswith("recorded by version 9·[2J on ·2J, run again")
     bad = run([Header(9, "", "")])
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == f"{tmp_path / 'some.rec'}: a recording of format 9; this version reads format 1\n"

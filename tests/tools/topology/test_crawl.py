@@ -40,6 +40,7 @@ def record(
     *,
     at: str = "",
     channels: tuple[tuple[PeerId, Sat], ...] = (),
+    claims: tuple[str, ...] = (),
     made: int = NOW,
     network: Network = REGTEST,
 ) -> Signed:
@@ -51,7 +52,7 @@ def record(
             switches=1,
             agent="rrnode/9",
             operator=f"op{number}",
-            addresses=(at or f"/memory/{number}",),
+            addresses=(*claims, at or f"/memory/{number}"),
             channels=len(channels),
             channels_digest=digest_of(channels),
         ),
@@ -78,7 +79,12 @@ class Town:
         self.chain = REGTEST
 
     async def node(
-        self, number: int, others: Answer | None = None, *, channels: tuple[tuple[PeerId, Sat], ...] = ()
+        self,
+        number: int,
+        others: Answer | None = None,
+        *,
+        channels: tuple[tuple[PeerId, Sat], ...] = (),
+        at: str = "",
     ) -> str:
         host = MemoryHost(
             key(number),
@@ -86,7 +92,7 @@ class Town:
             genesis=self.chain.genesis,
             switches=1,
             agent="rrnode/9",
-            listen=(f"/memory/{number}",),
+            listen=(at or f"/memory/{number}",),
         )
 
         async def serve(stream: Any) -> None:
@@ -204,6 +210,23 @@ async def test_many_identities_at_one_place_are_sought_a_few_times_and_push_nobo
     crawl, _ = await town.crawl(f"/memory/1/p2p/{text(1)}", f"/memory/2/p2p/{text(2)}", at_one_place=4)
     assert sum(each.dialled for number in range(100, 200) for each in [crawl.nodes[peer(number)]]) == 4
     assert crawl.nodes[peer(3)].met is not None
+
+
+async def test_tellers_that_claim_to_be_elsewhere_share_what_the_network_where_they_answer_may_tell(
+    town: Town, autojump_clock: Any
+) -> None:
+    """A liar's nodes, all in one network, each give an address in a network of its own first, where nobody answers."""
+    liars = [
+        record(number, claims=(f"/ip4/10.{number}.0.1/tcp/1",), at=f"/memory/50/{number}") for number in range(2, 8)
+    ]
+    await town.node(1, page(liars))
+    for number in range(2, 8):
+        invented = [record(100 * number + each, at=f"/memory/{each}") for each in range(40)]
+        await town.node(number, page(invented), at=f"/memory/50/{number}")
+    crawl, _ = await town.crawl(f"/memory/1/p2p/{text(1)}", heard=80, nodes=100)
+    invented_ones = [each for each in crawl.nodes.values() if each.peer not in {peer(number) for number in range(1, 8)}]
+    assert len(invented_ones) == 20
+    assert crawl.dropped == 6 * 40 - 20
 
 
 async def test_a_node_that_never_answers_costs_its_time_and_no_more(town: Town, autojump_clock: Any) -> None:

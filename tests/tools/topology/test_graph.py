@@ -23,7 +23,7 @@ from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.host.peer_text import to_text
 from rrnode.services.asking import About, Meeting
 from tools.topology.crawl import Crawl, Seen
-from tools.topology.graph import Edge, Node, as_document, as_graphml, graph_of, show_tables
+from tools.topology.graph import MOST_BY_CHANNELS, Edge, Node, as_document, as_graphml, graph_of, show_tables
 from tools.topology.picture import HEIGHT, MARGIN, MOST_DRAWN, MOST_NAMED, WIDTH, as_svg, layout
 
 ROOT = Path(__file__).parents[3]
@@ -168,6 +168,16 @@ def test_an_empty_graph_has_a_picture() -> None:
 
 
 # --- the program --------------------------------------------------------------------------------------------------
+
+
+def test_nodes_that_a_liar_invents_in_its_channels_are_shown_up_to_a_most_and_push_nobody_out(crawl: Crawl) -> None:
+    invented = [PeerId(b"\x02" + number.to_bytes(32, "big")) for number in range(MOST_BY_CHANNELS + 500)]
+    crawl.nodes = {PEERS[4]: seen(PEERS[4], *((each, Sat(1)) for each in invented)), **crawl.nodes}
+    graph = graph_of(crawl)
+    strangers = {each.id for each in graph.nodes if each.state == "by channels"}
+    assert (len(strangers), IDS[3] in strangers) == (MOST_BY_CHANNELS, True)
+    assert graph.left_out == 501
+    assert as_document(graph, crawl)["channels_left_out"] == 501
 
 
 @pytest.fixture
