@@ -34,8 +34,10 @@ class Scripts:
     given: dict[bytes, bytes] = field(default_factory=dict)
     paid: set[bytes] = field(default_factory=set)
     count: int = 0
+    asked: int = 0
 
     async def change_script(self, purpose: bytes) -> bytes:
+        self.asked += 1
         if self.given.get(purpose) in self.paid or purpose not in self.given:
             self.count += 1
             self.given[purpose] = b"\x00\x14" + bytes([self.count]) * 20
@@ -401,6 +403,36 @@ async def test_case_that_is_no_richer_waits_and_a_taken_one_is_worth_nothing(
     assert scene.cases() == {poor.txid}
 
 
+async def test_riches_that_no_block_holds_never_drive_out_a_confirmed_breach(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One coin, spent again and again in mempools, would else end all hunts for as long as a case is waited for."""
+    monkeypatch.setattr(hunting, "MOST_OPEN", 2)
+    real, later, *rich = breach(1, stake=30_000), breach(2, stake=30_000), breach(3), breach(4), breach(5)
+    scene.keep(real, later, *rich)
+    await scene.see(real, mined=True)
+    await scene.see(*rich)
+    await scene.look_further()
+    assert scene.cases() >= {real.txid} and len(scene.cases()) == 2
+    await scene.see(later, height=101, mined=True)
+    await scene.look_further()
+    assert {(case.txid, case.height) for case in scene.store.open_cases()} == {(real.txid, 100), (later.txid, 101)}
+
+
+async def test_confirmed_breach_is_not_forgotten_for_riches_that_no_block_holds(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hunting, "MOST_OPEN", 1)
+    monkeypatch.setattr(backlog, "MOST_LEFT", 1)
+    hunted, real, rich, richer = breach(1, stake=100_000), breach(2, stake=30_000), breach(3), breach(4)
+    scene.keep(hunted, real, rich, richer)
+    await scene.see(hunted, real, mined=True)
+    await scene.see(rich, richer, height=101)
+    await scene.see(scene.claim(opened(hunted)), height=102, mined=True)
+    await scene.look_further()
+    assert scene.cases() == {real.txid}
+
+
 async def test_what_was_left_is_found_again_after_a_restart(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hunting, "MOST_OPEN", 1)
     rich, poor = breach(1, stake=100_000), breach(2, stake=30_000)
@@ -559,6 +591,18 @@ async def test_addresses_that_nobody_paid_are_bounded(scene: Scene, monkeypatch:
     scene.keep(*some)
     await scene.see(*some)
     assert len({case.script for case in scene.store.open_cases()}) == scene.wallet.count == 2
+
+
+async def test_case_for_which_no_address_is_free_asks_for_one_only(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs a read of the wallet, and the news of our own channels wait for them."""
+    monkeypatch.setattr(hunting, "MOST_SCRIPTS", 3)
+    some = [breach(number) for number in range(1, 9)]
+    scene.keep(*some)
+    await scene.see(*some)
+    assert len(scene.cases()) == 8
+    assert scene.wallet.asked == (1 + 2 + 3) + 5
 
 
 async def test_address_that_was_paid_is_not_used_again(scene: Scene) -> None:
