@@ -757,6 +757,54 @@ async def test_a_silent_helper_costs_its_deadline_once_and_is_noted(three, kit, 
     await three.settled()  # its stream was opened anew, for the old one is stuck
 
 
+async def test_a_helper_that_answers_just_in_time_holds_up_little(three, kit, autojump_clock):
+    """Every publication asks a dozen questions: ten seconds for each would let deadlines pass."""
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+
+    async def late(request, answer):
+        if not isinstance(request, GetHeaders):
+            await trio.sleep(9)
+        return answer
+
+    three.servers[0].lie = late
+    began = trio.current_time()
+    for _ in range(30):
+        await three.remote.feerate(6)
+    assert await three.remote.publish((kit.pay([kit.coin(coin)], 1000).raw,))
+    await three.chain.mine(16, kit.LOCKED)
+    while three.follower.tip != three.chain.index.tip:
+        await three.follower.next()
+    assert trio.current_time() - began < 60
+    assert (three.status(0).silences, three.status(0).lies) == (0, 0)
+
+
+async def test_what_a_helper_knows_that_is_not_waited_for_is_told_late(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+
+    async def late(request, answer):
+        if not isinstance(request, GetHeaders):
+            await trio.sleep(5)
+        return answer
+
+    three.servers[0].lie = late
+    for _ in range(5):
+        await three.remote.feerate(6)
+    three.servers[1].lie = three.servers[2].lie = withholding(Matches)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    height = three.chain.index.tip.height
+    await three.chain.mine(1, kit.LOCKED)
+    told = OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height)
+    assert told in await three.told()
+
+
 async def test_when_too_few_answer_nothing_is_taken_for_granted(three, kit, autojump_clock):
     coin = await three.confirmed_coin()
     await three.follow()
