@@ -5,6 +5,7 @@ many remedies, cases for which there was no room, and blocks that an earlier lif
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 import trio
@@ -176,15 +177,21 @@ class Backlog:
         """Once: every look-up some way on, one block, and what there is room for. Gives whether it is worth going on.
 
         Raises:
-            ChainUnavailable: nothing is lost.
+            ChainUnavailable: nothing is lost, and nothing moved. What the chain does not give, a pruned block perhaps, holds
+                up nothing else.
         """
-        moved = False
-        for lookup in list(self._waiting.values()):
-            moved = await self._go_on(lookup) or moved
+        moved, away = False, None
+        steps: list[Callable[[], Awaitable[bool]]] = [partial(self._go_on, each) for each in self._waiting.values()]
+        for step in (*steps, self._read_block, self._take_up):
+            try:
+                moved = await step() or moved
+            except ChainUnavailable as error:
+                away = error
         if not any(each.problem for each in self._waiting.values()):
             self._unreadable = False
-        moved = await self._read_block() or moved
-        return await self._take_up() or moved
+        if away is not None and not moved:
+            raise away
+        return moved
 
     async def _go_on(self, lookup: Lookup) -> bool:
         if not lookup.done:

@@ -154,7 +154,7 @@ class Hunter:
             self.backlog.leave(tx.txid, height, paid, at_most, self._tip)
             return True
         try:
-            before = await trio.to_thread.run_sync(self.store.find, tx.txid)
+            before = self._unsaved.get(tx.txid) or await trio.to_thread.run_sync(self.store.find, tx.txid)
             script = before.script if before is not None else await self._script()
         except StorageFailed as error:
             self._tell_unwritten(error)

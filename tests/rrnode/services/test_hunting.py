@@ -3,6 +3,7 @@ an earlier life did not settle."""
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Chain:
     blocks: dict[int, FollowedBlock] = field(default_factory=dict)
     rate: FeeRate = FeeRate(1000)
     away: bool = False
+    pruned: int | None = None
 
     async def block_at(self, height: BlockHeight) -> BlockRef | None:
         if self.away:
@@ -58,6 +60,8 @@ class Chain:
         return self.blocks[height].ref if height in self.blocks else None
 
     async def transactions(self, ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
+        if ref.height == self.pruned:
+            raise ChainUnavailable("pruned")
         return self.blocks[ref.height].transactions
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
@@ -346,6 +350,44 @@ async def test_block_that_is_gone_is_not_held_against_what_waits(scene: Scene, m
     await scene.look_further()
     (case,) = scene.store.open_cases()
     assert case.height is None
+
+
+async def test_block_that_the_chain_does_not_give_holds_up_nothing_else(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pruned one, for one: it never comes."""
+    monkeypatch.setattr(hunting, "MOST_OPEN", 1)
+    lost, rich, poor = breach(1), breach(2, stake=100_000), breach(3, stake=30_000)
+    scene.keep(lost, rich, poor)
+    await scene.see(height=98, mined=True)
+    with monkeypatch.context() as patched:
+        scene.damage(patched, lost)
+        await scene.see(lost, height=99, mined=True)
+    scene.hunter = scene.started()
+    await scene.see(rich, poor, mined=True)
+    scene.chain.pruned = 99
+    await scene.see(scene.claim(opened(rich)), height=101, mined=True)
+    for _ in range(5):
+        with suppress(ChainUnavailable):
+            await scene.hunter.backlog.look_further()
+    assert scene.cases() == {poor.txid}
+
+
+async def test_case_whose_room_was_taken_while_the_disk_was_full_is_taken_up_as_it_was(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hunting, "MOST_OPEN", 1)
+    rich, poor = breach(1, stake=100_000), breach(2, stake=30_000)
+    scene.keep(rich, poor)
+    await scene.see(poor, mined=True)
+    scene.full(monkeypatch)
+    (case,) = scene.store.open_cases()
+    claim = await scene.published(case)
+    await scene.see(rich, height=101, mined=True)
+    await scene.see(scene.claim(opened(rich)), height=102, mined=True)
+    await scene.look_further()
+    (now,) = scene.hunter._open.values()
+    assert (now.txid, now.claims) == (poor.txid, (parse_transaction(claim.raw).txid,))
 
 
 async def test_closed_case_that_is_told_again_keeps_its_end(scene: Scene) -> None:
