@@ -279,7 +279,9 @@ class RemoteChain(ChainBackend):
     async def block_at(self, height: BlockHeight) -> BlockRef | None:
         await trio.lowlevel.checkpoint()
         if height < self._headers.base:
-            raise ChainUnavailable(f"block {height} is below the checkpoint at {self._headers.base}")
+            raise ChainUnavailable(
+                f"block {height} is below the checkpoint at {self._headers.base}; name an older one in chain.checkpoint"
+            )
         header = self._headers.at(height)
         return None if header is None else _ref(height, header)
 

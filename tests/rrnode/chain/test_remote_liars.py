@@ -1207,5 +1207,14 @@ async def test_a_client_begins_at_the_block_that_its_owner_names(scene, kit, aut
     await scene.begin([scene.chain] * 3, checkpoint=Checkpoint(height=144, header=header))
     await scene.settled()
     assert await scene.remote.tip() == await scene.chain.tip()
-    with pytest.raises(ChainUnavailable, match="block 143 is below the checkpoint at 144"):
+    with pytest.raises(ChainUnavailable, match="block 143 is below the checkpoint at 144; name an older one"):
         await scene.remote.block_at(143)
+
+
+async def test_a_checkpoint_with_too_low_a_height_is_noticed(scene, kit, autojump_clock):
+    """Every deadline would seem to be later than it is."""
+    await scene.chain.mine(300, kit.LOCKED)
+    (header,) = await scene.chain.headers(288, 1)
+    why = "at block 301, which is 157 for us: check the height in chain.checkpoint"
+    with pytest.raises(ChainUnavailable, match=why):
+        await scene.begin([scene.chain] * 3, checkpoint=Checkpoint(height=144, header=header))
