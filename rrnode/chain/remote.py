@@ -102,6 +102,7 @@ class RemoteChain(ChainBackend):
         self._network, self._policy = network, policy or RemotePolicy()
         self._clock = clock
         self._headers = HeaderChain(network.pow_rules, checkpoint or network.checkpoint)
+        self.lowest = self._headers.base
         self._kept = HeaderFile(headers_file, self._headers)
         self._sync = HeaderSync(self._headers, now=self._now, changed=self._touch, adopted=self._kept.adopted)
         self._helpers = Helpers(

@@ -1211,6 +1211,16 @@ async def test_a_client_begins_at_the_block_that_its_owner_names(scene, kit, aut
         await scene.remote.block_at(143)
 
 
+async def test_a_branch_that_was_lost_soon_after_the_checkpoint_is_left_at_the_checkpoint(scene, kit, autojump_clock):
+    await scene.chain.mine(150, kit.LOCKED)
+    (header,) = await scene.chain.headers(144, 1)
+    await scene.begin([scene.chain] * 3, checkpoint=Checkpoint(height=144, header=header))
+    await scene.settled()
+    follower = Follower(scene.remote, cursor=(149, b"\x07" * 32), mempool=False)
+    await follower.start()
+    assert follower.tip == await scene.chain.block_at(144)
+
+
 async def test_a_checkpoint_with_too_low_a_height_is_noticed(scene, kit, autojump_clock):
     """Every deadline would seem to be later than it is."""
     await scene.chain.mine(300, kit.LOCKED)
