@@ -340,6 +340,38 @@ async def test_breach_that_is_found_late_is_told_what_blocks_did_since(
     assert (case.height, [(each.spender, each.height) for each in case.taken]) == (100, [(rival.txid, 101)])
 
 
+async def test_spend_in_a_block_that_is_undone_while_it_is_read_is_not_held_against_a_late_breach(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = breach(1)
+    scene.keep(one)
+    with monkeypatch.context() as patched:
+        scene.damage(patched, one)
+        await scene.see(one, mined=True)
+    await scene.see(scene.claim(opened(one)), height=101, mined=True)
+    read = scene.chain.transactions
+
+    async def reorganised(ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
+        found = await read(ref, interests)
+        if ref.height == 101 and found:
+            await scene.see(height=101, mined=True, fork=100)
+        return found
+
+    monkeypatch.setattr(scene.chain, "transactions", reorganised)
+    with pytest.raises(ChainUnavailable, match="reorganised while it was read"):
+        await scene.hunter.backlog.look_further()
+    await scene.look_further()
+    (case,) = scene.store.open_cases()
+    assert (case.height, case.taken) == (100, ())
+
+
+async def test_after_a_long_absence_only_what_can_still_be_claimed_is_read_again(scene: Scene) -> None:
+    await scene.see(height=99, mined=True)
+    scene.hunter = scene.started()
+    await scene.see(height=10_000, mined=True)
+    assert scene.hunter.backlog.lowest == 10_000 - hunt.PATIENCE
+
+
 async def test_block_that_is_gone_is_not_held_against_what_waits(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     one = breach(1)
     scene.keep(one)
