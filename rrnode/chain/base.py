@@ -122,11 +122,13 @@ class ChainBackend(ABC):
     Attributes:
         reread_from: the lowest block of which more is known now than was told, None mostly; whoever follows the chain takes
             back what it was told from there on, reads again, and sets it to None.
+        lowest: the first block that it can tell of.
         is_hearsay: whether mempools are known by others' word only. That a transaction of ours is in one is then no reason
             not to publish it: only a block's proof is.
     """
 
     name: str
+    lowest: BlockHeight = BlockHeight(0)
     is_hearsay: bool = False
     reread_from: BlockHeight | None = None
 

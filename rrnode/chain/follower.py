@@ -189,7 +189,7 @@ class Follower:
 
     async def _fork_below(self, height: int, block_hash: bytes, best: BlockRef) -> BlockRef:
         """The last common block with a branch that is no longer the best; a deep enough guess where it is unknown."""
-        lowest = max(0, height - DEEPEST)
+        lowest = max(self._backend.lowest, height - DEEPEST)
         while height > lowest:
             try:
                 block_hash = await self._backend.parent(block_hash)

@@ -57,8 +57,7 @@ class HeaderSync:
                 self._in_vain.pop(helper, None)
                 helper.news = trio.Event()
                 await self._sync(helper)
-                helper.synced.set()
-                helper.synced = trio.Event()
+                helper.look_again()
                 self._changed()
                 await trio.sleep(NEWS_EVERY)
                 await helper.news.wait()
@@ -121,6 +120,13 @@ class HeaderSync:
             standing.height = branch.height
             standing.trouble = f"is on a fork with no more work than ours, from block {branch.fork} on"
             standing.disagreed(standing.trouble)
+        elif tip_height > self.chain.height:
+            # Its best block is ours, or below. Were all deadlines as much later, we could be robbed of what we forward.
+            standing.height = self.chain.height
+            standing.trouble = (
+                f"says that it is at block {tip_height}, which is {self.chain.height} for us: check the height in"
+                " chain.checkpoint"
+            )
         else:
             standing.height = min(tip_height, self.chain.height)
             standing.trouble = ""

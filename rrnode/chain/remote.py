@@ -24,6 +24,7 @@ from protocols.light.agreement import HelperStatus, choose_feerate, is_far_apart
 from protocols.light.headers import Checkpoint, Header, HeaderChain
 from protocols.units import BlockHeight, FeeRate, UnixTime
 from protocols.wire.chain import Feerate, GetFeerate
+from rrnode.chain.asking import Asking
 from rrnode.chain.base import (
     NO_INTERESTS,
     BlockRef,
@@ -101,6 +102,7 @@ class RemoteChain(ChainBackend):
         self._network, self._policy = network, policy or RemotePolicy()
         self._clock = clock
         self._headers = HeaderChain(network.pow_rules, checkpoint or network.checkpoint)
+        self.lowest = self._headers.base
         self._kept = HeaderFile(headers_file, self._headers)
         self._sync = HeaderSync(self._headers, now=self._now, changed=self._touch, adopted=self._kept.adopted)
         self._helpers = Helpers(
@@ -115,6 +117,7 @@ class RemoteChain(ChainBackend):
         self._version = 0  # of what could be asked; grows with each news
         self._waited_at = b""  # the tip at which helpers were waited for in vain
         self._changed = trio.Event()
+        self._asking = Asking()
         self._blocks = RemoteBlocks(self._headers, least=self._policy.least, ask_all=self._ask_all, reread=self.reread)
         self._outputs = RemoteOutputs(
             self._headers, ask_all=self._ask_all, are_enough=self._are_enough, reread=self.reread
@@ -122,7 +125,9 @@ class RemoteChain(ChainBackend):
         self._mempool = RemoteMempool(
             ask_all=self._ask_all, version=lambda: self._version, known_output=self._outputs.made
         )
-        self._publisher = RemotePublisher(self._helpers.all, self._headers, changed=self._wait_changed)
+        self._publisher = RemotePublisher(
+            self._helpers.all, self._headers, asking=self._asking, changed=self._wait_changed
+        )
 
     def helpers(self) -> tuple[HelperStatus, ...]:
         found = []
@@ -157,6 +162,7 @@ class RemoteChain(ChainBackend):
         self._dialer = self._new_dialer()
         own_host = self._own_host.running() if self._own_host else nullcontext()
         async with self._kept.open(self._now()), own_host, background() as nursery:
+            await nursery.start(self._asking.run)
             nursery.start_soon(self._helpers.run)
             nursery.start_soon(self._publisher.run)
             nursery.start_soon(self._dialer.run)
@@ -246,27 +252,15 @@ class RemoteChain(ChainBackend):
         return ready
 
     async def _ask_all(self, ask: Callable[[Helper], Awaitable[T | None]]) -> dict[Helper, T]:
-        """What each of those that are ready answers; a bad proof is entered in its record and is no answer.
+        """What each of those that are ready answers; see `Asking.ask_each`.
 
         Raises:
             ChainUnavailable: nobody answered.
         """
-        answers: dict[Helper, T] = {}
-
-        async def one(helper: Helper) -> None:
-            try:
-                answer = await ask(helper)
-            except BadProof as error:
-                helper.lied(str(error))
-                helper.drop()
-                return
-            if answer is not None:
-                answers[helper] = answer
-
         ready = await self._wait_ready()
-        async with trio.open_nursery() as nursery:
-            for helper in ready:
-                nursery.start_soon(one, helper)
+        prompt = [helper for helper in ready if not self._asking.owes(helper)]
+        asked = prompt if self._are_enough(prompt) else ready
+        answers = await self._asking.ask_each(asked, ask, self._are_enough)
         if not answers:
             raise ChainUnavailable(f"none of our helpers answered: {self._troubles()}")
         return answers
@@ -286,7 +280,9 @@ class RemoteChain(ChainBackend):
     async def block_at(self, height: BlockHeight) -> BlockRef | None:
         await trio.lowlevel.checkpoint()
         if height < self._headers.base:
-            raise ChainUnavailable(f"block {height} is below the checkpoint at {self._headers.base}")
+            raise ChainUnavailable(
+                f"block {height} is below the checkpoint at {self._headers.base}; name an older one in chain.checkpoint"
+            )
         header = self._headers.at(height)
         return None if header is None else _ref(height, header)
 
@@ -311,6 +307,9 @@ class RemoteChain(ChainBackend):
         if header is None:
             raise ChainUnavailable("the chain was reorganised while it was read; it is tried again")
         found = await self._blocks.read(header, ref.height, interests | Interests(txids=self._publisher.waiting))
+        for helper in self._ready():
+            if not self._blocks.has_heard(helper.peer, ref.hash):  # nor will be, unless it is asked beside
+                helper.look_again()
         self._publisher.confirmed(tx.txid for tx in found)
         self._outputs.saw(ref, found, interests)
         return found
@@ -321,7 +320,7 @@ class RemoteChain(ChainBackend):
             nursery.start_soon(self._sync.keep, helper)
             while True:
                 synced = helper.synced
-                if helper.is_ready and not self._is_behind(helper):
+                if helper.is_ready and not self._is_behind(helper) and not self._asking.owes(helper):
                     await self._hear_late(helper)
                 await synced.wait()
 

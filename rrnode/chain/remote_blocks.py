@@ -96,6 +96,10 @@ class RemoteBlocks:
                 self._older.put(asked.height, asked.heard)
         return tuple(proven[place] for place in sorted(places))
 
+    def has_heard(self, peer: PeerId, block_hash: bytes) -> bool:
+        """Whether a helper has answered for a block that was read just now."""
+        return block_hash not in self._asked or peer in self._asked[block_hash].heard
+
     def doubtful(self, relied_on: Set[PeerId]) -> BlockHeight | None:
         """The lowest block of the best chain that fewer than k of these answered for, if any."""
         older = next(self._older.lacking(relied_on, self._least), None)

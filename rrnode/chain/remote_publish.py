@@ -1,16 +1,16 @@
 """Publication through helpers: to all of them, and again at each new block, since one that publishes is enough (DESIGN 8)."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
-import trio
 
 from protocols.errors import DecodeError
 from protocols.ids import Txid
 from protocols.light.headers import HeaderChain
 from protocols.units import BlockHeight
 from protocols.wire.chain import Publish, Published, VerdictCode
+from rrnode.chain.asking import Asking
 from rrnode.chain.base import PublishResult, Verdict
 from rrnode.chain.parse import parse_transaction
 from rrnode.errors import ChainUnavailable
@@ -29,13 +29,19 @@ class RemotePublisher:
     Args:
         helpers: all of them.
         headers: the best chain.
+        asking: shared with who asks them other things.
         changed: waits until there may be another best block.
     """
 
     def __init__(
-        self, helpers: Sequence[Helper], headers: HeaderChain, *, changed: Callable[[], Awaitable[None]]
+        self,
+        helpers: Sequence[Helper],
+        headers: HeaderChain,
+        *,
+        asking: Asking,
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
-        self._helpers, self._headers, self._wait_changed = helpers, headers, changed
+        self._helpers, self._headers, self._asking, self._wait_changed = helpers, headers, asking, changed
         self._again: OrderedDict[Txid, tuple[tuple[bytes, ...], BlockHeight]] = OrderedDict()
 
     @property
@@ -88,14 +94,13 @@ class RemotePublisher:
                     log.debug("chain.not_published_again", txid=txid[::-1].hex())
 
     async def _give_to_all(self, transactions: tuple[bytes, ...]) -> dict[Helper, Published]:
-        answers: dict[Helper, Published] = {}
-
-        async def one(helper: Helper) -> None:
+        async def give(helper: Helper) -> Published | None:
             answer = await helper.ask(lambda number: Publish(number, transactions))
-            if isinstance(answer, Published):
-                answers[helper] = answer
+            return answer if isinstance(answer, Published) else None
 
-        async with trio.open_nursery() as nursery:
-            for helper in self._helpers:
-                nursery.start_soon(one, helper)
-        return answers
+        return await self._asking.ask_each(self._helpers, give, _is_taken)
+
+
+def _is_taken(answers: Mapping[Helper, Published]) -> bool:
+    """Whether what the others will say changes nothing; each was given it before."""
+    return any(helper.counts and answer.verdict != VerdictCode.REFUSED for helper, answer in answers.items())

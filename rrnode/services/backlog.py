@@ -5,6 +5,7 @@ many remedies, cases for which there was no room, and blocks that an earlier lif
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 import trio
@@ -23,8 +24,16 @@ from rrnode.storage.remedies import RemedyStore
 log = structlog.get_logger(__name__)
 
 MOST_WAITING = 1000  # look-ups, each with a transaction of at most 400 kB; for more their blocks are read again
-MOST_LEFT = 10_000  # cases without room, 200 bytes each; beyond it the poorest is forgotten
+MOST_LEFT = 10_000  # cases without room, 200 bytes each; beyond it the lowest rank is forgotten
 _FIRST_RETRY, _LAST_RETRY = 0.5, 30.0  # seconds
+
+Rank = tuple[bool, Sat]  # of a case; the lowest gives way
+
+
+def rank_of(height: BlockHeight | None, worth: Sat) -> Rank:
+    """How soon a case gives way to others. What no block holds goes first, whatever it pays: one coin, spent again and again
+    in mempools, makes as many rich breaches as one likes, and no hunter is ever paid for them."""
+    return height is not None, worth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +50,17 @@ class _Left:
     at_most: Sat
     since: BlockHeight
 
+    @property
+    def rank(self) -> Rank:
+        return rank_of(self.height, self.worth)
+
 
 class Backlog:
     """What waits for another look.
 
     Args:
         found: told of a look-up that brought pairs; may raise ChainUnavailable or StorageFailed, and is told again.
-        has_room: whether a case that pays so much would find room now.
+        has_room: whether a case of this rank would find room now.
         alarm: brings a sentence to our owner.
     """
 
@@ -57,7 +70,7 @@ class Backlog:
         remedies: RemedyStore,
         *,
         found: Callable[[Lookup], Awaitable[None]],
-        has_room: Callable[[Sat], bool],
+        has_room: Callable[[Rank], bool],
         alarm: Callable[[str], None],
     ) -> None:
         self._backend, self._remedies = backend, remedies
@@ -101,9 +114,9 @@ class Backlog:
         """
         self._left[txid] = _Left(height=height, worth=worth, at_most=at_most, since=tip)
         if len(self._left) > MOST_LEFT:
-            poorest = min(self._left, key=lambda each: self._left[each].worth)
+            poorest = min(self._left, key=lambda each: self._left[each].rank)
             del self._left[poorest]
-            log.error("a breach is forgotten: others pay more", txid=txid_text(poorest))
+            log.error("a breach is forgotten: others pay more or are confirmed", txid=txid_text(poorest))
 
     def feerate_changed(self, now: FeeRate) -> None:
         """When fees fall by a good part, what was left may be worth more; what exactly, another look tells."""
@@ -164,15 +177,21 @@ class Backlog:
         """Once: every look-up some way on, one block, and what there is room for. Gives whether it is worth going on.
 
         Raises:
-            ChainUnavailable: nothing is lost.
+            ChainUnavailable: nothing is lost, and nothing moved. What the chain does not give, a pruned block perhaps, holds
+                up nothing else.
         """
-        moved = False
-        for lookup in list(self._waiting.values()):
-            moved = await self._go_on(lookup) or moved
+        moved, away = False, None
+        steps: list[Callable[[], Awaitable[bool]]] = [partial(self._go_on, each) for each in self._waiting.values()]
+        for step in (*steps, self._read_block, self._take_up):
+            try:
+                moved = await step() or moved
+            except ChainUnavailable as error:
+                away = error
         if not any(each.problem for each in self._waiting.values()):
             self._unreadable = False
-        moved = await self._read_block() or moved
-        return await self._take_up() or moved
+        if away is not None and not moved:
+            raise away
+        return moved
 
     async def _go_on(self, lookup: Lookup) -> bool:
         if not lookup.done:
@@ -218,17 +237,17 @@ class Backlog:
         return True
 
     async def _take_up(self) -> bool:
-        """The richest of those that were left, if there is room for it now."""
-        richest = max(self._left, key=lambda each: self._left[each].worth, default=None)
-        if richest is None or not self._has_room(self._left[richest].worth) or len(self._waiting) >= MOST_WAITING:
+        """The highest rank of those that were left, if there is room for it now."""
+        highest = max(self._left, key=lambda each: self._left[each].rank, default=None)
+        if highest is None or not self._has_room(self._left[highest].rank) or len(self._waiting) >= MOST_WAITING:
             return False
-        left = self._left[richest]
-        tx = await self._fetched(richest, left.height)
-        if self._left.get(richest) is not left:
+        left = self._left[highest]
+        tx = await self._fetched(highest, left.height)
+        if self._left.get(highest) is not left:
             return True
-        del self._left[richest]
+        del self._left[highest]
         if tx is not None:
-            self._waiting[richest] = Lookup(tx, left.height)
+            self._waiting[highest] = Lookup(tx, left.height)
         return True
 
     async def _fetched(self, txid: Txid, height: BlockHeight | None) -> Tx | None:

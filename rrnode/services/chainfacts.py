@@ -130,7 +130,8 @@ class ChainFactsServer:
         self._clients: dict[PeerId, _Client] = {}
         self._best: tuple[BlockRef, bytes] | None = None  # with its header
         self._arrivals = Allowance(per_key=1, burst=20, total=1000)
-        # Each publication costs Bitcoin Core a validation, each question perhaps the reading of a block. Who publishes too
+        # Each publication costs Bitcoin Core a validation, each question perhaps the reading of a block or of two thousand
+        # headers (a first start asks for five hundred such runs, which is within the burst). Who publishes too
         # much is refused; who asks too much waits, for a refusal would be no answer that a client can count.
         self._publications = Shares(per_sender=5, per_network=20, total=100, own=0.2, burst=40)
         self._questions = Shares(per_sender=20, per_network=50, total=100, own=0.5, burst=40)
@@ -268,7 +269,7 @@ class ChainFactsServer:
 
     async def _facts(self, client: _Client, request: Request) -> Answer:
         number = request.request
-        if isinstance(request, GetMatches | GetOutput | GetMempool):
+        if not isinstance(request, Watch | Unwatch | Publish):
             await self._questions.wait(client.stream.remote_address, client.stream.peer)
         match request:
             case GetHeaders(locator=locator):

@@ -56,7 +56,7 @@ class Helper:
         standing: its record.
         watched: what it was told, on this stream, that concerns us.
         news: set when it pushed `News`.
-        synced: set when its headers were followed once more.
+        synced: set when its headers were followed once more, or it shall be asked what it was not waited for.
         said_why: the reason it gave for ending the last stream, for people; "" when it gave none.
     """
 
@@ -99,6 +99,11 @@ class Helper:
         """End the stream; it is opened anew, later each time."""
         if self._stream is not None:
             self._stream.reset()
+
+    def look_again(self) -> None:
+        """Whoever waits for `synced` sees what it has to say now."""
+        self.synced.set()
+        self.synced = trio.Event()
 
     async def ask(self, make: Callable[[int], Request]) -> Answer | None:
         """Its answer, `Refused` among them; None when there is none: not connected, lost meanwhile, or silent too long.

@@ -25,7 +25,7 @@ from rrnode.chain.follower import Batch
 from rrnode.chain.parse import Tx
 from rrnode.control.text import txid_text
 from rrnode.errors import ChainUnavailable, StorageFailed
-from rrnode.services.backlog import Backlog
+from rrnode.services.backlog import Backlog, Rank, rank_of
 from rrnode.services.bidding import ASK_WITHIN, Bidder
 from rrnode.services.lookups import Lookup, Seen, begun
 from rrnode.storage.cases import CaseStore
@@ -33,7 +33,7 @@ from rrnode.storage.remedies import RemedyStore
 
 log = structlog.get_logger(__name__)
 
-MOST_OPEN = 1000  # cases, each of at most 231 outputs and 130 kB; for one more the poorest is left
+MOST_OPEN = 1000  # cases, each of at most 231 outputs and 130 kB; for one more the lowest rank is left
 MOST_SCRIPTS = 50  # unpaid addresses at once: half of what a restore of the wallet looks across
 SECONDS_A_BATCH = 1.0  # of look-ups before the batch goes on; the rest is done beside it
 PURPOSE = b"bounties"
@@ -150,11 +150,11 @@ class Hunter:
         if not at_most:
             return True  # not even at the lowest feerate that is relayed
         paid = worth(pairs, self._rate)
-        if not self._has_room(paid):
+        if not self._has_room(rank_of(height, paid)):
             self.backlog.leave(tx.txid, height, paid, at_most, self._tip)
             return True
         try:
-            before = await trio.to_thread.run_sync(self.store.find, tx.txid)
+            before = self._unsaved.get(tx.txid) or await trio.to_thread.run_sync(self.store.find, tx.txid)
             script = before.script if before is not None else await self._script()
         except StorageFailed as error:
             self._tell_unwritten(error)
@@ -177,13 +177,16 @@ class Hunter:
         self._update(hunt.improved(case, pairs))
         return True
 
-    def _has_room(self, paid: Sat) -> bool:
-        return len(self._open) < MOST_OPEN or paid > min(self._worth.values())
+    def _rank(self, txid: Txid) -> Rank:
+        return rank_of(self._open[txid].height, self._worth[txid])
+
+    def _has_room(self, rank: Rank) -> bool:
+        return len(self._open) < MOST_OPEN or rank > min(map(self._rank, self._open))
 
     def _make_room(self) -> None:
-        """Worthless cases are cheap to make: the one that pays least gives way, and is taken up again when there is room."""
+        """Worthless cases are cheap to make: the lowest rank gives way, and is taken up again when there is room."""
         while len(self._open) >= MOST_OPEN:
-            poorest = min(self._worth, key=self._worth.__getitem__)
+            poorest = min(self._open, key=self._rank)
             case = self._open[poorest]
             at_most = worth(case.open_pairs, self._floor)
             self.backlog.leave(poorest, case.height, self._worth[poorest], at_most, self._tip)
@@ -192,11 +195,13 @@ class Hunter:
     async def _script(self) -> bytes:
         """One that no open case has, so that rewards are not linked; the same again while nobody has paid it."""
         used = {case.script for case in self._open.values()}
-        for number in range(MOST_SCRIPTS):
-            script = await self._wallet.change_script(PURPOSE + bytes((number,)))
-            if script not in used:
-                return script
-        return script
+        if len(used) < MOST_SCRIPTS:
+            for number in range(MOST_SCRIPTS):
+                script = await self._wallet.change_script(PURPOSE + bytes((number,)))
+                if script not in used:
+                    return script
+        # None is free: to ask for all of them again with every case would hold up the news of our own channels.
+        return await self._wallet.change_script(PURPOSE + bytes((len(self._open) % MOST_SCRIPTS,)))
 
     def _update(self, case: Case) -> None:
         before = self._open.get(case.txid)
@@ -291,7 +296,7 @@ class Hunter:
         tip = (await self._backend.tip()).height
         await self._ask_feerate()
         spenders = await self._backend.mempool_spenders(list(self._watched))
-        for case in list(self._open.values()):
+        for case in [self._open[txid] for txid in sorted(self._open, key=self._rank, reverse=True)]:
             # Not our claims: who is refused tries again when something else is new.
             now = tip, (case.height, case.taken, case.pairs), tuple(spenders.get(place) for place in case.places)
             if self._acted_on.get(case.txid) == now:

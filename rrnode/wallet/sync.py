@@ -18,8 +18,8 @@ log = structlog.get_logger(__name__)
 async def catch_up(wallet: Wallet, chain: ChainBackend) -> None:
     """Read the blocks that the wallet has not taken in, across a reorganisation if need be.
 
-    A wallet that was never fed begins at the tip when its seed is fresh, else with the first block: the seed may have
-    been used before.
+    A wallet that was never fed begins at the tip when its seed is fresh, else with the first block that the chain can
+    tell of: the seed may have been used before.
 
     Raises:
         ChainUnavailable: no answer, or the chain was reorganised meanwhile; what was read is kept, call again.
@@ -32,14 +32,14 @@ async def catch_up(wallet: Wallet, chain: ChainBackend) -> None:
             wallet.begin_at((best.height, best.hash))
             wallet.flush()
         else:
-            await rescan(wallet, chain, BlockHeight(0))
+            await rescan(wallet, chain, chain.lowest)
         return
     height = BlockHeight(cursor[0])
     if best.height - height > DEEPEST:
         wallet.look_further(RESTORE_LOOK_AHEAD)  # perhaps a restore that was interrupted
     ref = await chain.block_at(height)
     if ref is None or ref.hash != cursor[1]:
-        height = BlockHeight(max(0, min(height, best.height) - DEEPEST))
+        height = BlockHeight(max(chain.lowest, min(height, best.height) - DEEPEST))
         ref = await chain.block_at(height)
         if ref is None:
             return  # the chain has just become shorter: the caller looks again

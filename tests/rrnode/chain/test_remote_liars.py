@@ -757,6 +757,54 @@ async def test_a_silent_helper_costs_its_deadline_once_and_is_noted(three, kit, 
     await three.settled()  # its stream was opened anew, for the old one is stuck
 
 
+async def test_a_helper_that_answers_just_in_time_holds_up_little(three, kit, autojump_clock):
+    """Every publication asks a dozen questions: ten seconds for each would let deadlines pass."""
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+
+    async def late(request, answer):
+        if not isinstance(request, GetHeaders):
+            await trio.sleep(9)
+        return answer
+
+    three.servers[0].lie = late
+    began = trio.current_time()
+    for _ in range(30):
+        await three.remote.feerate(6)
+    assert await three.remote.publish((kit.pay([kit.coin(coin)], 1000).raw,))
+    await three.chain.mine(16, kit.LOCKED)
+    while three.follower.tip != three.chain.index.tip:
+        await three.follower.next()
+    assert trio.current_time() - began < 60
+    assert (three.status(0).silences, three.status(0).lies) == (0, 0)
+
+
+async def test_what_a_helper_knows_that_is_not_waited_for_is_told_late(three, kit, autojump_clock):
+    coin = await three.confirmed_coin()
+    await three.follow()
+    three.watch_spend(coin)
+    await three.told()
+
+    async def late(request, answer):
+        if not isinstance(request, GetHeaders):
+            await trio.sleep(5)
+        return answer
+
+    three.servers[0].lie = late
+    for _ in range(5):
+        await three.remote.feerate(6)
+    three.servers[1].lie = three.servers[2].lie = withholding(Matches)
+    spend = kit.pay([kit.coin(coin)], 1000)
+    await three.chain.publish((spend.raw,))
+    await three.chain.mine(1, kit.LOCKED)
+    height = three.chain.index.tip.height
+    await three.chain.mine(1, kit.LOCKED)
+    told = OutputSpent(outpoint=point(coin), transaction=spend.raw, height=height)
+    assert told in await three.told()
+
+
 async def test_when_too_few_answer_nothing_is_taken_for_granted(three, kit, autojump_clock):
     coin = await three.confirmed_coin()
     await three.follow()
@@ -1159,5 +1207,24 @@ async def test_a_client_begins_at_the_block_that_its_owner_names(scene, kit, aut
     await scene.begin([scene.chain] * 3, checkpoint=Checkpoint(height=144, header=header))
     await scene.settled()
     assert await scene.remote.tip() == await scene.chain.tip()
-    with pytest.raises(ChainUnavailable, match="block 143 is below the checkpoint at 144"):
+    with pytest.raises(ChainUnavailable, match="block 143 is below the checkpoint at 144; name an older one"):
         await scene.remote.block_at(143)
+
+
+async def test_a_branch_that_was_lost_soon_after_the_checkpoint_is_left_at_the_checkpoint(scene, kit, autojump_clock):
+    await scene.chain.mine(150, kit.LOCKED)
+    (header,) = await scene.chain.headers(144, 1)
+    await scene.begin([scene.chain] * 3, checkpoint=Checkpoint(height=144, header=header))
+    await scene.settled()
+    follower = Follower(scene.remote, cursor=(149, b"\x07" * 32), mempool=False)
+    await follower.start()
+    assert follower.tip == await scene.chain.block_at(144)
+
+
+async def test_a_checkpoint_with_too_low_a_height_is_noticed(scene, kit, autojump_clock):
+    """Every deadline would seem to be later than it is."""
+    await scene.chain.mine(300, kit.LOCKED)
+    (header,) = await scene.chain.headers(288, 1)
+    why = "at block 301, which is 157 for us: check the height in chain.checkpoint"
+    with pytest.raises(ChainUnavailable, match=why):
+        await scene.begin([scene.chain] * 3, checkpoint=Checkpoint(height=144, header=header))

@@ -335,6 +335,18 @@ async def test_who_asks_too_much_is_answered_later(scene, autojump_clock):
     assert trio.current_time() - began < 0.2
 
 
+async def test_headers_and_fees_are_questions_too(scene, autojump_clock):
+    """A run of headers costs Bitcoin Core four thousand requests and us 160 kB, and can be asked for without end."""
+    client = await scene.client()
+    genesis = await scene.chain.genesis()
+    for question in (lambda number: GetHeaders(number, (genesis,)), lambda number: GetFeerate(number, 2)):
+        scene.server._questions = Shares(per_sender=1, per_network=10, total=10, own=0, burst=2)
+        began = trio.current_time()
+        for number in range(1, 6):
+            await client.ask(question(number))
+        assert trio.current_time() - began > 2
+
+
 async def test_to_see_what_is_new_no_transaction_is_fetched(scene, kit, autojump_clock):
     source, other = await kit.funded(scene.chain, 2)
     spend, paid = kit.pay([source], 1000), kit.pay([other], 1000)

@@ -3,6 +3,7 @@ an earlier life did not settle."""
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ class Scripts:
     given: dict[bytes, bytes] = field(default_factory=dict)
     paid: set[bytes] = field(default_factory=set)
     count: int = 0
+    asked: int = 0
 
     async def change_script(self, purpose: bytes) -> bytes:
+        self.asked += 1
         if self.given.get(purpose) in self.paid or purpose not in self.given:
             self.count += 1
             self.given[purpose] = b"\x00\x14" + bytes([self.count]) * 20
@@ -49,6 +52,7 @@ class Chain:
     blocks: dict[int, FollowedBlock] = field(default_factory=dict)
     rate: FeeRate = FeeRate(1000)
     away: bool = False
+    pruned: int | None = None
 
     async def block_at(self, height: BlockHeight) -> BlockRef | None:
         if self.away:
@@ -56,6 +60,8 @@ class Chain:
         return self.blocks[height].ref if height in self.blocks else None
 
     async def transactions(self, ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
+        if ref.height == self.pruned:
+            raise ChainUnavailable("pruned")
         return self.blocks[ref.height].transactions
 
     async def mempool_transaction(self, txid: Txid) -> bytes | None:
@@ -334,6 +340,38 @@ async def test_breach_that_is_found_late_is_told_what_blocks_did_since(
     assert (case.height, [(each.spender, each.height) for each in case.taken]) == (100, [(rival.txid, 101)])
 
 
+async def test_spend_in_a_block_that_is_undone_while_it_is_read_is_not_held_against_a_late_breach(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = breach(1)
+    scene.keep(one)
+    with monkeypatch.context() as patched:
+        scene.damage(patched, one)
+        await scene.see(one, mined=True)
+    await scene.see(scene.claim(opened(one)), height=101, mined=True)
+    read = scene.chain.transactions
+
+    async def reorganised(ref: BlockRef, interests: Interests) -> tuple[Tx, ...]:
+        found = await read(ref, interests)
+        if ref.height == 101 and found:
+            await scene.see(height=101, mined=True, fork=100)
+        return found
+
+    monkeypatch.setattr(scene.chain, "transactions", reorganised)
+    with pytest.raises(ChainUnavailable, match="reorganised while it was read"):
+        await scene.hunter.backlog.look_further()
+    await scene.look_further()
+    (case,) = scene.store.open_cases()
+    assert (case.height, case.taken) == (100, ())
+
+
+async def test_after_a_long_absence_only_what_can_still_be_claimed_is_read_again(scene: Scene) -> None:
+    await scene.see(height=99, mined=True)
+    scene.hunter = scene.started()
+    await scene.see(height=10_000, mined=True)
+    assert scene.hunter.backlog.lowest == 10_000 - hunt.PATIENCE
+
+
 async def test_block_that_is_gone_is_not_held_against_what_waits(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     one = breach(1)
     scene.keep(one)
@@ -344,6 +382,44 @@ async def test_block_that_is_gone_is_not_held_against_what_waits(scene: Scene, m
     await scene.look_further()
     (case,) = scene.store.open_cases()
     assert case.height is None
+
+
+async def test_block_that_the_chain_does_not_give_holds_up_nothing_else(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pruned one, for one: it never comes."""
+    monkeypatch.setattr(hunting, "MOST_OPEN", 1)
+    lost, rich, poor = breach(1), breach(2, stake=100_000), breach(3, stake=30_000)
+    scene.keep(lost, rich, poor)
+    await scene.see(height=98, mined=True)
+    with monkeypatch.context() as patched:
+        scene.damage(patched, lost)
+        await scene.see(lost, height=99, mined=True)
+    scene.hunter = scene.started()
+    await scene.see(rich, poor, mined=True)
+    scene.chain.pruned = 99
+    await scene.see(scene.claim(opened(rich)), height=101, mined=True)
+    for _ in range(5):
+        with suppress(ChainUnavailable):
+            await scene.hunter.backlog.look_further()
+    assert scene.cases() == {poor.txid}
+
+
+async def test_case_whose_room_was_taken_while_the_disk_was_full_is_taken_up_as_it_was(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hunting, "MOST_OPEN", 1)
+    rich, poor = breach(1, stake=100_000), breach(2, stake=30_000)
+    scene.keep(rich, poor)
+    await scene.see(poor, mined=True)
+    scene.full(monkeypatch)
+    (case,) = scene.store.open_cases()
+    claim = await scene.published(case)
+    await scene.see(rich, height=101, mined=True)
+    await scene.see(scene.claim(opened(rich)), height=102, mined=True)
+    await scene.look_further()
+    (now,) = scene.hunter._open.values()
+    assert (now.txid, now.claims) == (poor.txid, (parse_transaction(claim.raw).txid,))
 
 
 async def test_closed_case_that_is_told_again_keeps_its_end(scene: Scene) -> None:
@@ -399,6 +475,37 @@ async def test_case_that_is_no_richer_waits_and_a_taken_one_is_worth_nothing(
     await scene.see(scene.claim(opened(rich)), height=101, mined=True)
     await scene.look_further()
     assert scene.cases() == {poor.txid}
+
+
+async def test_riches_that_no_block_holds_never_drive_out_a_confirmed_breach(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One coin, spent again and again in mempools, would else end all hunts for as long as a case is waited for."""
+    monkeypatch.setattr(hunting, "MOST_OPEN", 2)
+    real, later, *rich = breach(1, stake=30_000), breach(2, stake=30_000), breach(3), breach(4), breach(5)
+    scene.keep(real, later, *rich)
+    await scene.see(real, mined=True)
+    await scene.see(*rich)
+    await scene.look_further()
+    assert real.txid in scene.cases()
+    assert len(scene.cases()) == 2
+    await scene.see(later, height=101, mined=True)
+    await scene.look_further()
+    assert {(case.txid, case.height) for case in scene.store.open_cases()} == {(real.txid, 100), (later.txid, 101)}
+
+
+async def test_confirmed_breach_is_not_forgotten_for_riches_that_no_block_holds(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hunting, "MOST_OPEN", 1)
+    monkeypatch.setattr(backlog, "MOST_LEFT", 1)
+    hunted, real, rich, richer = breach(1, stake=100_000), breach(2, stake=30_000), breach(3), breach(4)
+    scene.keep(hunted, real, rich, richer)
+    await scene.see(hunted, real, mined=True)
+    await scene.see(rich, richer, height=101)
+    await scene.see(scene.claim(opened(hunted)), height=102, mined=True)
+    await scene.look_further()
+    assert scene.cases() == {real.txid}
 
 
 async def test_what_was_left_is_found_again_after_a_restart(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,6 +666,18 @@ async def test_addresses_that_nobody_paid_are_bounded(scene: Scene, monkeypatch:
     scene.keep(*some)
     await scene.see(*some)
     assert len({case.script for case in scene.store.open_cases()}) == scene.wallet.count == 2
+
+
+async def test_case_for_which_no_address_is_free_asks_for_one_only(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs a read of the wallet, and the news of our own channels wait for them."""
+    monkeypatch.setattr(hunting, "MOST_SCRIPTS", 3)
+    some = [breach(number) for number in range(1, 9)]
+    scene.keep(*some)
+    await scene.see(*some)
+    assert len(scene.cases()) == 8
+    assert scene.wallet.asked == (1 + 2 + 3) + 5
 
 
 async def test_address_that_was_paid_is_not_used_again(scene: Scene) -> None:

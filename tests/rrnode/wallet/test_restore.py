@@ -10,7 +10,7 @@ from protocols.ids import ChannelId
 from protocols.units import BlockHeight, FeeRate, Sat
 from rrnode.chain.base import BlockRef
 from rrnode.chain.follower import Batch, FollowedBlock
-from rrnode.errors import StorageFailed
+from rrnode.errors import ChainUnavailable, StorageFailed
 from rrnode.keys import KeyTree
 from rrnode.storage import Store, WalletState
 from rrnode.wallet import Wallet, catch_up, rescan
@@ -158,3 +158,42 @@ async def test_an_interrupted_restore_goes_on_where_it_was(world: Any, keys: Key
     await catch_up(again, world.chain)
     assert again.balance().confirmed == 10_000
     store.close()
+
+
+# --- a chain that is seen from a checkpoint on -----------------------------------------------------------------------
+
+
+def _begin_at(chain: Any, lowest: BlockHeight) -> None:
+    """From now on it is as a client sees it, whose headers begin there."""
+    block_at = chain.block_at
+
+    async def seen(height: BlockHeight) -> BlockRef | None:
+        if height < lowest:
+            raise ChainUnavailable("below the checkpoint")
+        return await block_at(height)  # type: ignore[no-any-return]
+
+    chain.lowest, chain.block_at = lowest, seen
+
+
+async def test_a_seed_that_may_have_been_used_is_looked_for_from_the_checkpoint(
+    rich: Wallet, world: Any, keys: KeyTree
+) -> None:
+    _begin_at(world.chain, BlockHeight(2))
+    again = Wallet(keys, WalletState(), fresh=False)
+    await catch_up(again, world.chain)
+    assert again.balance().confirmed == rich.balance().confirmed == 1_700_000
+
+
+async def test_a_reorganisation_soon_after_the_checkpoint_is_caught_up_with(
+    rich: Wallet, world: Any, reopened: Callable[[], Wallet]
+) -> None:
+    block = await world.mine(2)
+    await world.feed(rich)
+    await world.chain.invalidate(block)
+    await world.mine(3)
+    _begin_at(world.chain, BlockHeight(1))
+    again = reopened()
+    await catch_up(again, world.chain)
+    tip = await world.chain.tip()
+    assert again.cursor() == (tip.height, tip.hash)
+    assert again.balance().confirmed == 1_700_000
