@@ -79,7 +79,7 @@ class Shares:
     own: from however many networks a flood comes, who asks seldom is served.
 
     Args:
-        per_sender, per_network, total: requests a second.
+        per_sender, per_network, total: requests, or whatever else is counted, a second.
         own: requests a second that a network has even when the total is used up.
         burst: seconds' worth that can be saved up.
     """
@@ -90,12 +90,12 @@ class Shares:
         self._own = Allowance(per_key=own, burst=own * burst, total=_UNLIMITED)
         self._retry = 1 / per_sender
 
-    def take(self, address: str, peer: bytes) -> bool:
-        """Use one request of whoever is at this address."""
+    def take(self, address: str, peer: bytes, count: float = 1) -> bool:
+        """Use so many requests of whoever is at this address."""
         network = one_network(address, peer)
-        if not self._senders.take(one_sender(address, peer)):
+        if not self._senders.take(one_sender(address, peer), count):
             return False  # first, so that what it asks in vain costs its network nothing
-        return self._networks.take(network) or self._own.take(network)
+        return self._networks.take(network, count) or self._own.take(network, count)
 
     async def wait(self, address: str, peer: bytes) -> None:
         """Wait until there is one."""

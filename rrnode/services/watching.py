@@ -38,7 +38,7 @@ from rrnode.errors import StorageFailed
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
 from rrnode.relations import network_of
-from rrnode.services.limits import Allowance, one_sender
+from rrnode.services.limits import Shares, one_sender
 from rrnode.storage.remedies import Known, NoRoom, RemedyStore
 
 log = structlog.get_logger(__name__)
@@ -46,8 +46,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Answer = Receipt | Holdings | Withdrawn | Refused
 
-REQUESTS_AT_ONCE = 100  # of one sender; each costs one fsync, some milliseconds
-BYTES_AT_ONCE = 20_000_000  # of one sender: a whole quota, then a trickle
+REQUESTS_A_SECOND, REQUESTS_AT_ONCE = 5, 100  # of one sender; each costs one fsync, some milliseconds
+BYTES_A_SECOND, BYTES_AT_ONCE = 100_000, 20_000_000  # of one sender: a whole quota, then a trickle
 MOST_OF_ONE_SENDER = 16  # streams of one address, so that no single one can drive all others out
 KEPT_AT_FIRST = BlockDelta(2016)  # blocks; two weeks: a stranger's rubbish is gone soon
 _DOUBLES = 2  # times its age is what a client is granted later: it has shown that it comes back
@@ -88,8 +88,21 @@ class WatchServer:
         self._store, self._secret, self._network = store, secret, network
         self._height, self._keep, self._most = height, keep, most
         self._disk = trio.CapacityLimiter(1)
-        self._requests = Allowance(per_key=5, burst=REQUESTS_AT_ONCE, total=200)
-        self._bytes = Allowance(per_key=100_000, burst=BYTES_AT_ONCE, total=2_000_000)
+        # A neighbour of a client could keep us busy while it makes the states that it means to publish.
+        self._requests = Shares(
+            per_sender=REQUESTS_A_SECOND,
+            per_network=50,
+            total=200,
+            own=1,
+            burst=REQUESTS_AT_ONCE / REQUESTS_A_SECOND,
+        )
+        self._bytes = Shares(
+            per_sender=BYTES_A_SECOND,
+            per_network=500_000,
+            total=2_000_000,
+            own=2_500,
+            burst=BYTES_AT_ONCE / BYTES_A_SECOND,
+        )
         self._streams: dict[PeerId, tuple[bytes, FrameStream]] = {}  # with whom it counts for; who asked last is last
         self._dropped_at = BlockHeight(0)
         self._wake = trio.Event()
@@ -140,8 +153,7 @@ class WatchServer:
                     case HandOver() | Renew() | List() | Withdraw() as request:
                         if self._streams.get(client) is mine:
                             self._streams[client] = self._streams.pop(client)  # the last to go
-                        network = network_of(stream.remote_address)
-                        answer = await self._answer(client, sender, network, request, len(frame))
+                        answer = await self._answer(client, stream.remote_address, request, len(frame))
                         await stream.send(CODEC.encode(answer))
                     case Stop():
                         return
@@ -152,14 +164,14 @@ class WatchServer:
                 del self._streams[client]
 
     async def _answer(
-        self, client: PeerId, sender: bytes, network: str, request: HandOver | Renew | List | Withdraw, size: int
+        self, client: PeerId, address: str, request: HandOver | Renew | List | Withdraw, size: int
     ) -> Answer:
         try:
-            if not self._requests.take(sender) or not self._bytes.take(sender, size):
+            if not self._requests.take(address, client) or not self._bytes.take(address, client, size):
                 raise _NotDone(RefusalCode.TOO_FAST, "too much in this time; try again in some seconds")
             match request:
                 case HandOver():
-                    return await self._hand_over(client, network, request)
+                    return await self._hand_over(client, network_of(address), request)
                 case Renew():
                     return await self._renew(client, request)
                 case List():

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import AsyncIterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from services_kit import GENESIS, Net, ended, until
+from trio.testing import MockClock
 
 from protocols.ids import PeerId
 from protocols.units import AssetId, BlockDelta, BlockHeight
@@ -47,6 +49,11 @@ def remedy(number: int, size: int = 184) -> SealedRemedy:
 
 def listed(*numbers: int) -> list[receipt.Kept]:
     return [(each.hint, hashlib.sha256(each.sealed).digest()) for each in map(remedy, numbers)]
+
+
+@pytest.fixture
+def leaping_clock() -> MockClock:
+    return MockClock(autojump_threshold=0.02)
 
 
 class Scene:
@@ -217,6 +224,29 @@ async def test_a_flood_of_small_requests_is_cut_before_it_reaches_the_disk(scene
     refused = [each for each in answers if isinstance(each, Refused)]
     assert {each.code for each in refused} == {RefusalCode.TOO_FAST}
     assert len(refused) >= 150 - watching.REQUESTS_AT_ONCE - 40
+
+
+async def test_a_flood_from_many_addresses_leaves_a_client_of_another_network_its_turn(
+    leaping_clock: MockClock, scene: Scene
+) -> None:
+    addresses = cycle(f"/ip6/2001:db8:{number:x}::1/tcp/5" for number in range(2000))
+    stranger = scene.host.peer_id
+
+    async def flood() -> None:
+        for _ in range(4000):  # of others who came before
+            scene.server._requests.take(next(addresses), stranger)
+        while True:
+            for _ in range(10):
+                scene.server._requests.take(next(addresses), stranger)
+            await trio.sleep(0.004)  # the total earns one in 0.005
+
+    _, stream = await scene.client(1)
+    await hear(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        answers = [await ask(stream, HandOver(number, 900, (remedy(1),))) for number in range(8)]
+        nursery.cancel_scope.cancel()
+    assert [type(each) for each in answers] == [Receipt] * 8
 
 
 async def test_a_full_disk_is_told_and_the_stream_goes_on(scene: Scene) -> None:
