@@ -5,7 +5,7 @@ The disk is asked in one thread of its own: a flood of small requests waits for 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TypeVar
 
@@ -38,7 +38,7 @@ from rrnode.errors import StorageFailed
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
 from rrnode.relations import network_of
-from rrnode.services.limits import Shares, one_sender
+from rrnode.services.limits import Shares, one_network, one_sender
 from rrnode.storage.remedies import Known, NoRoom, RemedyStore
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,7 @@ Answer = Receipt | Holdings | Withdrawn | Refused
 REQUESTS_A_SECOND, REQUESTS_AT_ONCE = 5, 100  # of one sender; each costs one fsync, some milliseconds
 BYTES_A_SECOND, BYTES_AT_ONCE = 100_000, 20_000_000  # of one sender: a whole quota, then a trickle
 MOST_OF_ONE_SENDER = 16  # streams of one address, so that no single one can drive all others out
+SHARE_OF_ONE_NETWORK = 4  # likewise one part in so many of all places: one who has many addresses has them there
 KEPT_AT_FIRST = BlockDelta(2016)  # blocks; two weeks: a stranger's rubbish is gone soon
 _DOUBLES = 2  # times its age is what a client is granted later: it has shown that it comes back
 
@@ -103,7 +104,8 @@ class WatchServer:
             own=2_500,
             burst=BYTES_AT_ONCE / BYTES_A_SECOND,
         )
-        self._streams: dict[PeerId, tuple[bytes, FrameStream]] = {}  # with whom it counts for; who asked last is last
+        # With the sender and the network that it counts for; who asked last is last.
+        self._streams: dict[PeerId, tuple[bytes, Hashable, FrameStream]] = {}
         self._dropped_at = BlockHeight(0)
         self._wake = trio.Event()
         host.handle(PROTOCOL, self._serve)
@@ -136,13 +138,18 @@ class WatchServer:
     async def _serve(self, stream: FrameStream) -> None:
         client = stream.peer
         sender = one_sender(stream.remote_address, client)
-        if sum(each == sender for each, _ in self._streams.values()) >= MOST_OF_ONE_SENDER:
+        network = one_network(stream.remote_address, client)
+        others = [held for each, held in self._streams.items() if each != client]
+        if sum(each == sender for each, _, _ in others) >= MOST_OF_ONE_SENDER:
             await stream.send(CODEC.encode(Stop(RefusalCode.NOT_SERVED, "too many clients at this address")))
             return
+        if sum(each == network for _, each, _ in others) >= max(1, self._most // SHARE_OF_ONE_NETWORK):
+            await stream.send(CODEC.encode(Stop(RefusalCode.NOT_SERVED, "too many clients of this network")))
+            return
         while len(self._streams) >= self._most and client not in self._streams:
-            _, idle = self._streams.pop(next(iter(self._streams)))
+            *_, idle = self._streams.pop(next(iter(self._streams)))
             idle.reset()
-        mine = self._streams[client] = sender, stream
+        mine = self._streams[client] = sender, network, stream
         try:
             known = await self._on_disk(partial(self._store.known, client))
             tip, used = self._height(), 0 if known is None else known.used

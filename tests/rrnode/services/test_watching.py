@@ -33,6 +33,7 @@ from protocols.wire.watch import (
 )
 from rrnode.host.base import FrameStream
 from rrnode.host.memory import MemoryHost
+from rrnode.host.peer_text import peer_of
 from rrnode.services import watching
 from rrnode.services.watching import WatchServer
 from rrnode.storage.remedies import Quotas, RemedyStore
@@ -273,6 +274,20 @@ async def test_one_client_too_many_drives_out_the_one_that_asked_for_nothing_lon
     assert isinstance(await hear(third), Terms)
     await ended(second)
     assert isinstance(await ask(first, List(2, FIRST)), Holdings)
+
+
+async def test_strangers_of_one_network_cannot_drive_out_all_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strangers = [peer_of(scene.net.secret(number)) for number in (2, 3, 4, 5)]
+    monkeypatch.setattr(watching, "one_network", lambda _address, peer: peer in strangers)
+    scene.server._most = 2 * watching.SHARE_OF_ONE_NETWORK
+    _, first = await scene.client(1)
+    await hear(first)
+    for number in (2, 3, 4, 5):
+        _, stream = await scene.client(number)
+        assert isinstance(await hear(stream), Terms if number in (2, 3) else Stop)
+    assert isinstance(await ask(first, List(1, FIRST)), Holdings)
 
 
 @pytest.mark.parametrize("message", [Withdrawn(1, 0), Receipt(1, 1, 1, bytes(64)), None])
