@@ -75,8 +75,7 @@ class Watcher:
         wake: there may be something to do.
         done: by channel, (number from which on it lacks states, stake that this was looked at with).
         withdrawn: closed channels of which it holds nothing any more.
-        refuses_newest: our owner was told so.
-        lost_at: height at which our owner was last told that it lost something.
+        refused_at, lost_at: heights at which our owner was last told that it refused a newest state, or lost something.
     """
 
     peer: PeerId
@@ -87,7 +86,7 @@ class Watcher:
     wake: trio.Event = field(default_factory=trio.Event)
     done: dict[ChannelId, tuple[int, Sat]] = field(default_factory=dict)
     withdrawn: set[ChannelId] = field(default_factory=set)
-    refuses_newest: bool = False
+    refused_at: BlockHeight | None = None
     lost_at: BlockHeight | None = None
 
 
@@ -236,15 +235,15 @@ class Talk:
                 if refusal.code == RefusalCode.TOO_FAST:
                     raise
                 refused = refusal  # another channel's may be smaller, and find room
-                if not self._watcher.refuses_newest:
-                    self._watcher.refuses_newest = True
+                tip = self._means.height()
+                if _is_news(self._watcher.refused_at, tip):
+                    self._watcher.refused_at = tip
                     self._means.alarm(
                         f"the watcher {to_text(self._watcher.peer)} refuses the newest revoked state of channel "
                         f"{channel.channel_id.hex()[:16]}: {refusal}; see: rrnode cover"
                     )
         if refused is not None:
             raise refused
-        self._watcher.refuses_newest = False
 
     async def _hand_over(self, channel: Channel, *, newest_only: bool = False) -> None:
         watcher, means = self._watcher, self._means
@@ -384,8 +383,7 @@ class Talk:
                 await self._hand_over_again(lost)
         if broken:
             log.warning("a watcher lost remedies", watcher=to_text(self._watcher.peer), count=broken)
-        last = self._watcher.lost_at
-        if broken and (last is None or tip >= last + COMPARE_EVERY):
+        if broken and _is_news(self._watcher.lost_at, tip):
             self._watcher.lost_at = tip
             self._means.alarm(
                 f"the watcher {to_text(self._watcher.peer)} has lost {broken} remedies that it gave receipts for; they are "
@@ -415,6 +413,11 @@ class Talk:
             if (more and not answer.held) or len(listed) > most:
                 raise self._broken(f"a list of {len(listed)} remedies that goes on, at most {most} allowed")
         return listed
+
+
+def _is_news(told_at: BlockHeight | None, tip: BlockHeight) -> bool:
+    """Whether our owner is told again: once a day, or one watcher could drown all other alarms."""
+    return told_at is None or tip >= told_at + COMPARE_EVERY
 
 
 def _key(hint: bytes, digest: bytes) -> bytes:

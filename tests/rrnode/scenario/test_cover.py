@@ -258,7 +258,7 @@ async def test_a_newest_state_that_is_refused_raises_one_alarm(
     await a.until("the channel", lambda: a.usable(b))
     await pay_some(net, a, b, 4)
     (watcher,) = a.node.covering.watchers.values()
-    await eventually("the refusal", lambda: watcher.refuses_newest)
+    await eventually("the refusal", lambda: watcher.refused_at is not None)
     await net.mine(2)
     channel_id = a.channel_with(b).channel_id
     await eventually("another try", lambda: watcher.problem == "it refuses: this client's bytes are used up")

@@ -74,6 +74,7 @@ class Scene:
     def __init__(self, **counts: int) -> None:
         self.disk = Disk({ONE: counts.get("one", 0), OTHER: counts.get("other", 0)})
         self.watcher = Watcher(peer=WATCHER, address="", number=1)
+        self.alarms: list[str] = []
         self.answer: Callable[[Any], WatchMessage] = self.takes
         self._say, self._hear = trio.open_memory_channel[WatchMessage](10)
 
@@ -112,7 +113,7 @@ class Scene:
             height=lambda: TIP,
             ask=BlockDelta(1000),
             bounties=BountyConfig(),
-            alarm=lambda text: None,
+            alarm=self.alarms.append,
         )
         await self._say.send(Terms(TIP, 1000, 10**6, 0))
         async with trio.open_nursery() as nursery:
@@ -201,5 +202,26 @@ async def test_a_watcher_that_never_says_what_it_holds_is_a_problem_that_is_told
         scene.answer = scene.takes
         await trio.sleep(100)
         assert (scene.watcher.problem, scene.disk.noted) == ("", [(ONE, 0)])
+
+    await scene.play(story)
+
+
+async def test_a_watcher_that_refuses_now_and_then_does_not_drown_other_alarms(clock: MockClock) -> None:
+    scene = Scene(one=1)
+
+    def answer(request: Any) -> WatchMessage:
+        if isinstance(request, HandOver) and request.request % 2:
+            return Refused(request.request, RefusalCode.FULL, "nothing is taken")
+        return scene.takes(request)
+
+    scene.answer = answer
+
+    async def story() -> None:
+        for _ in range(10):
+            scene.revoke(ONE)
+            await trio.sleep(700)
+        assert len(scene.disk.noted) == 11
+        (alarm,) = scene.alarms
+        assert "refuses the newest revoked state" in alarm
 
     await scene.play(story)
