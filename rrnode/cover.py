@@ -47,7 +47,7 @@ def _channel(
     elif revoked and not any(each.has_newest and not each.related for each in held):
         notes.insert(0, "only watchers that seem to belong to the neighbour hold the newest revoked state")
     elif revoked and all(each.lacks for each in held if not each.related):
-        notes.insert(0, "no watcher holds all of its older revoked states, too")
+        notes.insert(0, "no watcher holds all of its older revoked states, which the neighbour could publish, too")
     if client.quorum.waits(channel):
         notes.insert(
             0,

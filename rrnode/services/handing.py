@@ -273,9 +273,8 @@ class Talk:
             for part in _frames(made):
                 await self._hand_over_what_fits(channel.channel_id, part, stake)
             top = top - WINDOW if len(states) < BUILT_AT_ONCE else states[-1].number
-            if (
-                not newest_only and watcher.wake.is_set()
-            ):  # a new watcher is given thousands; nobody's newest waits for them
+            if not newest_only and watcher.wake.is_set():
+                # A new watcher is given thousands of states, and a neighbour makes as many: nobody's newest waits for them.
                 await self._hand_over_newest(self._behind())
         if newest_only:
             self._newest[channel.channel_id] = end

@@ -242,7 +242,7 @@ async def test_quota_is_told_and_what_fits_is_held(
     (watcher,) = a.node.covering.watchers.values()
     await eventually("the refusal", lambda: watcher.problem == "it refuses: this client's bytes are used up")
     told = (await a.owner.cover()).channels[0]
-    note = "no watcher holds all of its older revoked states, too"
+    note = "no watcher holds all of its older revoked states, which the neighbour could publish, too"
     assert (told.note, told.holders_of_newest, told.held[0].states) == (note, 1, 2)  # the newest is first to be held
     assert a.node.alarms == deque()
 
