@@ -6,7 +6,7 @@ import trio
 
 from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, balances
 from protocols.ids import ChannelId, PeerId
-from protocols.units import BlockHeight, Msat
+from protocols.units import Msat
 from protocols.watch.collusion import Collusion, Guarded, Means, Party, When, smallest
 from rrnode.chain.base import ChainBackend
 from rrnode.control import models as m
@@ -19,12 +19,10 @@ _WHEN = {When.AWAY: "away", When.UP: "up"}
 _MEANS = {Means.OLD_STATE: "old state", Means.IN_FLIGHT: "payments in flight"}
 
 
-async def report(
-    channels: Iterable[Channel], guards: Guards, client: CoverClient, backend: ChainBackend, height: BlockHeight
-) -> m.Audit:
+async def report(channels: Iterable[Channel], guards: Guards, client: CoverClient, backend: ChainBackend) -> m.Audit:
     """The smallest sets for each channel with money in it."""
     concerned = [each for each in channels if each.phase is not Phase.CLOSED and each.phase not in BEFORE_FUNDING]
-    holders = await trio.to_thread.run_sync(_holders, client, concerned, height)
+    holders = await trio.to_thread.run_sync(_holders, client, concerned)
     told_by = backend.helpers()
     helpers = frozenset(each.peer for each in told_by if each.looks_out) if told_by else None
     watchers = frozenset(client.watchers)
@@ -55,16 +53,15 @@ async def report(
     return m.Audit(own_chain=helpers is None, channels=tuple(found))
 
 
-def _holders(
-    client: CoverClient, channels: Iterable[Channel], height: BlockHeight
-) -> dict[ChannelId, frozenset[PeerId]]:
-    """By channel, the watchers that hold the remedy of its newest revoked state. Blocking."""
+def _holders(client: CoverClient, channels: Iterable[Channel]) -> dict[ChannelId, frozenset[PeerId]]:
+    """By channel, the watchers that hold the remedies of its revoked states: of the newest, and of all before it, since the
+    neighbour would publish the one that is missing. Blocking."""
     found = {}
     for channel in channels:
         newest, holders = channel.their_secrets.count - 1, []
         for watcher in client.watchers.values():
             extent = client.extent(watcher, channel.channel_id)
-            if extent.newest == newest and extent.until is not None and extent.until >= height:
+            if extent.newest == newest and not extent.lacks:
                 holders.append(watcher.peer)
         found[channel.channel_id] = frozenset(holders)
     return found

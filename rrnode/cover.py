@@ -46,6 +46,8 @@ def _channel(
         notes.insert(0, "no watcher holds the newest revoked state")
     elif revoked and not any(each.has_newest and not each.related for each in held):
         notes.insert(0, "only watchers that seem to belong to the neighbour hold the newest revoked state")
+    elif revoked and all(each.lacks for each in held if not each.related):
+        notes.insert(0, "no watcher holds all of its older revoked states, which the neighbour could publish, too")
     if client.quorum.waits(channel):
         notes.insert(
             0,
@@ -67,6 +69,7 @@ def _held(client: CoverClient, guards: Guards, channel: Channel, watcher: Watche
     return m.HeldStates(
         peer_id=peer_text(watcher.peer),
         states=extent.states,
+        lacks=extent.lacks,
         newest=extent.newest,
         has_newest=extent.newest is not None and extent.newest == channel.their_secrets.count - 1,
         until_height=extent.until,

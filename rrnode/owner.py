@@ -310,9 +310,7 @@ class Owner:
     async def audit(self) -> m.Audit:
         """Whose collusion could rob us."""
         node = self._node
-        return await audit.report(
-            node.money.channels(), node.guards, node.covering, node.backend, node.following.height
-        )
+        return await audit.report(node.money.channels(), node.guards, node.covering, node.backend)
 
     async def bounties(self) -> tuple[m.BountyInfo, ...]:
         """The newest cases."""

@@ -16,6 +16,7 @@ from protocols.channel.events import (
     SettleHtlc,
     StoreRevoked,
 )
+from protocols.channel.state import is_usable
 from protocols.errors import MisuseError
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PaymentHash, Preimage
@@ -89,7 +90,8 @@ class Desk:
         """Lock an HTLC to the neighbour who made this offer, over whichever channel takes it. `NOT_COVERED_YET`: one may soon."""
         refusal, waits = Refusal.NOT_OPEN, False
         for channel in self.book.carriers(kept.neighbour, kept.amount.asset, kept.amount.msat):
-            if uncovered := self.cover.refusal(channel):
+            # One that is closing, or whose peer is gone, says so itself: watchers would be waited for in vain.
+            if is_usable(channel) and (uncovered := self.cover.refusal(channel)):
                 refusal, waits = uncovered, waits or uncovered is Refusal.NOT_COVERED_YET
                 continue
             if not self.book.may_offer(channel, kept.amount.msat, expiry):

@@ -19,7 +19,7 @@ from protocols.channel.events import (
     MessageReceived,
     Refusal,
 )
-from protocols.channel.state import Channel, Phase
+from protocols.channel.state import UPDATING, Channel, Phase
 from protocols.errors import MisuseError
 from protocols.facts import Facts
 from protocols.ids import ChannelId, PaymentHash, PeerId
@@ -259,7 +259,7 @@ class Engine:
     def covering(self, channel_id: ChannelId) -> Refusal | None:
         """Why a channel waits for its watchers; None: it does not."""
         channel = self._book.get(channel_id)
-        return None if channel is None else self._cover.refusal(channel)
+        return None if channel is None or channel.phase not in UPDATING else self._cover.refusal(channel)
 
     def _remedies_held(self, told: RemediesHeld, facts: Facts) -> None:
         channel = self._book.get(told.channel_id)
@@ -275,11 +275,11 @@ class Engine:
             channel = self._book.get(channel_id)
             if channel is None or channel.phase is Phase.CLOSED:
                 self._cover.forget(channel_id)
-                continue
-            self._book.lateness_changed(channel_id)
-            text = f"nothing new is taken on: {Refusal.UNCOVERED.value}"
-            self._desk.out.append(Alarm(channel_id=channel_id, text=text))
-            self._go_on(channel_id, facts)
+            elif channel.phase in UPDATING:
+                self._book.lateness_changed(channel_id)
+                text = f"nothing new is taken on: {Refusal.UNCOVERED.value}"
+                self._desk.out.append(Alarm(channel_id=channel_id, text=text))
+            self._go_on(channel_id, facts)  # others may wait for a channel that has ended, too
 
     def _go_on(self, channel_id: ChannelId, facts: Facts) -> None:
         """Decide what needs to wait no longer."""

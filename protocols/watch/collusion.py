@@ -38,7 +38,7 @@ class Guarded:
         ours: what is ours and in no HTLC.
         in_flight: in HTLCs, either way: what we offered may come back, what we are offered may be claimed.
         old_states: how many states the neighbour has revoked, and could publish all the same.
-        holders: watchers that hold the remedy of the newest of them.
+        holders: watchers that hold the remedies of them all.
         helpers: who would tell us of what happens on the chain now; None: we read it ourselves.
     """
 

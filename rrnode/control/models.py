@@ -171,11 +171,14 @@ class WatcherInfo(Model):
 class HeldStates(Model):
     """What one watcher holds of one channel: how many revoked states, the newest of them, until when the first is kept.
 
-    `related` says why it counts for nothing on this channel: it seems to belong to the neighbour.
+    Attributes:
+        lacks: revoked states that it should hold and does not.
+        related: why it counts for nothing on this channel: it seems to belong to the neighbour.
     """
 
     peer_id: str
     states: int
+    lacks: int = 0
     newest: int | None = None
     has_newest: bool = False
     until_height: int | None = None

@@ -88,8 +88,8 @@ class CoverClient:
         self.quorum.wake()
 
     def extent(self, watcher: Watcher, channel_id: ChannelId) -> Extent:
-        """How much of a channel a watcher covers. Blocking."""
-        return self._store.extent(watcher.number, channel_id)
+        """How much of a channel a watcher covers now. Blocking."""
+        return self._store.extent(watcher.number, channel_id, self._means.height())
 
     def _counting(self, neighbour: PeerId) -> list[int]:
         return [

@@ -75,8 +75,7 @@ class Watcher:
         wake: there may be something to do.
         done: by channel, (number from which on it lacks states, stake that this was looked at with).
         withdrawn: closed channels of which it holds nothing any more.
-        refuses_newest: our owner was told so.
-        lost_at: height at which our owner was last told that it lost something.
+        refused_at, lost_at: heights at which our owner was last told that it refused a newest state, or lost something.
     """
 
     peer: PeerId
@@ -87,7 +86,7 @@ class Watcher:
     wake: trio.Event = field(default_factory=trio.Event)
     done: dict[ChannelId, tuple[int, Sat]] = field(default_factory=dict)
     withdrawn: set[ChannelId] = field(default_factory=set)
-    refuses_newest: bool = False
+    refused_at: BlockHeight | None = None
     lost_at: BlockHeight | None = None
 
 
@@ -136,6 +135,7 @@ class Talk:
         self._looked_at = BlockHeight(0)  # height at which everything was looked at
         self._compared_at: BlockHeight | None = None
         self._its_height = 0  # when we connected
+        self._newest: dict[ChannelId, int] = {}  # how many states a channel had when its newest was handed over
 
     async def run(self) -> None:
         """Until the stream ends. Raises PeerProtocolError, LinkClosed."""
@@ -151,12 +151,30 @@ class Talk:
                 await self._bring_up_to_date()
                 self._watcher.problem, retry = "", FIRST_RETRY
             except Turned as refusal:
-                self._watcher.problem = f"it refuses: {refusal}"
+                self._refuses(refusal)
                 log.warning("a watcher refuses", watcher=to_text(self._watcher.peer), why=str(refusal))
-                await trio.sleep(retry)
+                await self._rest(retry, refusal)
                 retry = min(2 * retry, LAST_RETRY)
                 continue
             await self._watcher.wake.wait()
+
+    def _refuses(self, refusal: Turned) -> None:
+        self._watcher.problem = f"it refuses: {refusal}"
+
+    async def _rest(self, seconds: float, refusal: Turned) -> None:
+        """Before everything is tried again. What is revoked meanwhile is not made to wait: it may be smaller, and find room."""
+        end = trio.current_time() + seconds
+        while refusal.code != RefusalCode.TOO_FAST:
+            with trio.move_on_at(end):
+                await self._watcher.wake.wait()
+            if trio.current_time() >= end:
+                return
+            self._watcher.wake = trio.Event()
+            try:
+                await self._hand_over_newest(self._behind())
+            except Turned as another:
+                refusal = another
+        await trio.sleep_until(end)
 
     async def _bring_up_to_date(self) -> None:
         """Withdrawals first: they make room. Then what is held already: a refusal of what is new must not let it run out.
@@ -164,8 +182,8 @@ class Talk:
         Then the newest state of each channel, and older ones after all of these: the newest is what a channel may wait for, and
         a neighbour who makes many states must not use up the room for it, or for another channel's.
         """
-        tip, channels = self._means.height(), self._means.channels()
-        for channel in channels:
+        tip = self._means.height()
+        for channel in self._means.channels():
             if channel.phase is Phase.CLOSED and channel.channel_id not in self._watcher.withdrawn:
                 await self._withdraw(channel)
                 self._watcher.withdrawn.add(channel.channel_id)
@@ -175,11 +193,15 @@ class Talk:
                 self._compared_at = tip
             await self._renew(tip)
             await trio.to_thread.run_sync(self._store.drop_receipts, tip)
-        behind = [channel for channel in channels if self._may_lack(channel, tip)]
+        behind = self._behind()
         await self._hand_over_newest(behind)
         for channel in behind:
             await self._hand_over(channel)
         self._looked_at = tip
+
+    def _behind(self) -> list[Channel]:
+        tip = self._means.height()
+        return [channel for channel in self._means.channels() if self._may_lack(channel, tip)]
 
     def _may_lack(self, channel: Channel, tip: BlockHeight) -> bool:
         start, _ = self._watcher.done.get(channel.channel_id, (0, Sat(0)))
@@ -213,18 +235,20 @@ class Talk:
                 if refusal.code == RefusalCode.TOO_FAST:
                     raise
                 refused = refusal  # another channel's may be smaller, and find room
-                if not self._watcher.refuses_newest:
-                    self._watcher.refuses_newest = True
+                tip = self._means.height()
+                if _is_news(self._watcher.refused_at, tip):
+                    self._watcher.refused_at = tip
                     self._means.alarm(
                         f"the watcher {to_text(self._watcher.peer)} refuses the newest revoked state of channel "
                         f"{channel.channel_id.hex()[:16]}: {refusal}; see: rrnode cover"
                     )
         if refused is not None:
             raise refused
-        self._watcher.refuses_newest = False
 
     async def _hand_over(self, channel: Channel, *, newest_only: bool = False) -> None:
         watcher, means = self._watcher, self._means
+        if newest_only and self._newest.get(channel.channel_id) == channel.their_secrets.count:
+            return
         stake = stake_of(channel)
         start, looked_at = watcher.done.get(channel.channel_id, (0, Sat(-1)))
         start = start if stake <= looked_at else 0
@@ -249,7 +273,12 @@ class Talk:
             for part in _frames(made):
                 await self._hand_over_what_fits(channel.channel_id, part, stake)
             top = top - WINDOW if len(states) < BUILT_AT_ONCE else states[-1].number
-        if not newest_only:
+            if not newest_only and watcher.wake.is_set():
+                # A new watcher is given thousands of states, and a neighbour makes as many: nobody's newest waits for them.
+                await self._hand_over_newest(self._behind())
+        if newest_only:
+            self._newest[channel.channel_id] = end
+        else:
             watcher.done[channel.channel_id] = end, max(stake, looked_at)
 
     async def _hand_over_what_fits(
@@ -320,6 +349,7 @@ class Talk:
     async def _hand_over_again(self, lost: Sequence[Due]) -> None:
         await trio.to_thread.run_sync(self._store.dropped, self._watcher.number, lost)
         self._watcher.done.clear()
+        self._newest.clear()
         self._watcher.wake.set()
         self._means.news()
 
@@ -352,8 +382,7 @@ class Talk:
                 await self._hand_over_again(lost)
         if broken:
             log.warning("a watcher lost remedies", watcher=to_text(self._watcher.peer), count=broken)
-        last = self._watcher.lost_at
-        if broken and (last is None or tip >= last + COMPARE_EVERY):
+        if broken and _is_news(self._watcher.lost_at, tip):
             self._watcher.lost_at = tip
             self._means.alarm(
                 f"the watcher {to_text(self._watcher.peer)} has lost {broken} remedies that it gave receipts for; they are "
@@ -369,6 +398,7 @@ class Talk:
             except Turned as refusal:
                 if refusal.code != RefusalCode.TOO_FAST:
                     raise
+                self._refuses(refusal)
                 await trio.sleep(FIRST_RETRY)  # and on from here: a long list would never end otherwise
                 continue
             if not isinstance(answer, Holdings):
@@ -382,6 +412,11 @@ class Talk:
             if (more and not answer.held) or len(listed) > most:
                 raise self._broken(f"a list of {len(listed)} remedies that goes on, at most {most} allowed")
         return listed
+
+
+def _is_news(told_at: BlockHeight | None, tip: BlockHeight) -> bool:
+    """Whether our owner is told again: once a day, or one watcher could drown all other alarms."""
+    return told_at is None or tip >= told_at + COMPARE_EVERY
 
 
 def _key(hint: bytes, digest: bytes) -> bytes:

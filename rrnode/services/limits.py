@@ -81,7 +81,7 @@ class Shares:
     own: from however many networks a flood comes, who asks seldom is served.
 
     Args:
-        per_sender, per_network, total: requests a second.
+        per_sender, per_network, total: requests, or whatever else is counted, a second.
         own: requests a second that a network has even when the total is used up.
         burst: seconds' worth that can be saved up.
     """

@@ -54,8 +54,10 @@ class Quorum:
         self._wake.set()
 
     def waits(self, channel: Channel) -> bool:
-        """Whether too few watchers hold its newest revoked state, as far as was told."""
-        return bool(self.needed) and self._told.get(channel.channel_id, 0) < channel.their_secrets.count
+        """Whether it takes on nothing new since too few watchers hold its newest revoked state, as far as was told."""
+        if not self.needed or channel.phase not in UPDATING:
+            return False
+        return self._told.get(channel.channel_id, 0) < channel.their_secrets.count
 
     async def run(self) -> None:
         """Tell what changes, until cancelled."""

@@ -5,7 +5,7 @@ The disk is asked in one thread of its own: a flood of small requests waits for 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TypeVar
 
@@ -38,7 +38,7 @@ from rrnode.errors import StorageFailed
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
 from rrnode.relations import network_of
-from rrnode.services.limits import Allowance, one_sender
+from rrnode.services.limits import Shares, one_network, one_sender
 from rrnode.storage.remedies import Known, NoRoom, RemedyStore
 
 log = structlog.get_logger(__name__)
@@ -46,9 +46,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Answer = Receipt | Holdings | Withdrawn | Refused
 
-REQUESTS_AT_ONCE = 100  # of one sender; each costs one fsync, some milliseconds
-BYTES_AT_ONCE = 20_000_000  # of one sender: a whole quota, then a trickle
+REQUESTS_A_SECOND, REQUESTS_AT_ONCE = 5, 100  # of one sender; each costs one fsync, some milliseconds
+BYTES_A_SECOND, BYTES_AT_ONCE = 100_000, 20_000_000  # of one sender: a whole quota, then a trickle
 MOST_OF_ONE_SENDER = 16  # streams of one address, so that no single one can drive all others out
+SHARE_OF_ONE_NETWORK = 4  # likewise one part in so many of all places: one who has many addresses has them there
 KEPT_AT_FIRST = BlockDelta(2016)  # blocks; two weeks: a stranger's rubbish is gone soon
 _DOUBLES = 2  # times its age is what a client is granted later: it has shown that it comes back
 
@@ -88,9 +89,23 @@ class WatchServer:
         self._store, self._secret, self._network = store, secret, network
         self._height, self._keep, self._most = height, keep, most
         self._disk = trio.CapacityLimiter(1)
-        self._requests = Allowance(per_key=5, burst=REQUESTS_AT_ONCE, total=200)
-        self._bytes = Allowance(per_key=100_000, burst=BYTES_AT_ONCE, total=2_000_000)
-        self._streams: dict[PeerId, tuple[bytes, FrameStream]] = {}  # with whom it counts for; who asked last is last
+        # A neighbour of a client could keep us busy while it makes the states that it means to publish.
+        self._requests = Shares(
+            per_sender=REQUESTS_A_SECOND,
+            per_network=50,
+            total=200,
+            own=1,
+            burst=REQUESTS_AT_ONCE / REQUESTS_A_SECOND,
+        )
+        self._bytes = Shares(
+            per_sender=BYTES_A_SECOND,
+            per_network=500_000,
+            total=2_000_000,
+            own=2_500,
+            burst=BYTES_AT_ONCE / BYTES_A_SECOND,
+        )
+        # With the sender and the network that it counts for; who asked last is last.
+        self._streams: dict[PeerId, tuple[bytes, Hashable, FrameStream]] = {}
         self._dropped_at = BlockHeight(0)
         self._wake = trio.Event()
         host.handle(PROTOCOL, self._serve)
@@ -123,13 +138,18 @@ class WatchServer:
     async def _serve(self, stream: FrameStream) -> None:
         client = stream.peer
         sender = one_sender(stream.remote_address, client)
-        if sum(each == sender for each, _ in self._streams.values()) >= MOST_OF_ONE_SENDER:
+        network = one_network(stream.remote_address, client)
+        others = [held for each, held in self._streams.items() if each != client]
+        if sum(each == sender for each, _, _ in others) >= MOST_OF_ONE_SENDER:
             await stream.send(CODEC.encode(Stop(RefusalCode.NOT_SERVED, "too many clients at this address")))
             return
+        if sum(each == network for _, each, _ in others) >= max(1, self._most // SHARE_OF_ONE_NETWORK):
+            await stream.send(CODEC.encode(Stop(RefusalCode.NOT_SERVED, "too many clients of this network")))
+            return
         while len(self._streams) >= self._most and client not in self._streams:
-            _, idle = self._streams.pop(next(iter(self._streams)))
+            *_, idle = self._streams.pop(next(iter(self._streams)))
             idle.reset()
-        mine = self._streams[client] = sender, stream
+        mine = self._streams[client] = sender, network, stream
         try:
             known = await self._on_disk(partial(self._store.known, client))
             tip, used = self._height(), 0 if known is None else known.used
@@ -140,8 +160,7 @@ class WatchServer:
                     case HandOver() | Renew() | List() | Withdraw() as request:
                         if self._streams.get(client) is mine:
                             self._streams[client] = self._streams.pop(client)  # the last to go
-                        network = network_of(stream.remote_address)
-                        answer = await self._answer(client, sender, network, request, len(frame))
+                        answer = await self._answer(client, stream.remote_address, request, len(frame))
                         await stream.send(CODEC.encode(answer))
                     case Stop():
                         return
@@ -152,14 +171,14 @@ class WatchServer:
                 del self._streams[client]
 
     async def _answer(
-        self, client: PeerId, sender: bytes, network: str, request: HandOver | Renew | List | Withdraw, size: int
+        self, client: PeerId, address: str, request: HandOver | Renew | List | Withdraw, size: int
     ) -> Answer:
         try:
-            if not self._requests.take(sender) or not self._bytes.take(sender, size):
+            if not self._requests.take(address, client) or not self._bytes.take(address, client, size):
                 raise _NotDone(RefusalCode.TOO_FAST, "too much in this time; try again in some seconds")
             match request:
                 case HandOver():
-                    return await self._hand_over(client, network, request)
+                    return await self._hand_over(client, network_of(address), request)
                 case Renew():
                     return await self._renew(client, request)
                 case List():

@@ -60,11 +60,13 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How much of a channel one watcher covers: how many states, the newest of them, and until when the first is kept."""
+    """How much of a channel one watcher covers at a height: how many states, the newest of them, and until when the first is
+    kept; and how many revoked states it was not given yet, or keeps no longer."""
 
     states: int
     newest: int | None
     until: BlockHeight | None
+    lacks: int
 
 
 class CoverStore:
@@ -195,17 +197,17 @@ class CoverStore:
         with self._database.writing() as connection:
             connection.execute(delete(schema.watch_receipts).where(schema.watch_receipts.c.until < tip))
 
-    def extent(self, watcher: int, channel_id: ChannelId) -> Extent:
-        """How much of a channel this watcher covers."""
+    def extent(self, watcher: int, channel_id: ChannelId, tip: BlockHeight) -> Extent:
+        """How much of a channel this watcher covers. What it promised until an earlier height it may have dropped."""
+        mine = (_HANDED.c.watcher == watcher) & (_HANDED.c.channel_row == self._rows.get(channel_id))
+        kept, held = mine & (_HANDED.c.until >= tip), _HANDED.c.digest.is_not(None)
         with self._database.reading() as connection:
+            dealt_with = connection.execute(select(func.count()).select_from(_HANDED).where(kept)).scalar_one()
             states, newest, until = connection.execute(
-                select(func.count(), func.max(_HANDED.c.number), func.min(_HANDED.c.until)).where(
-                    _HANDED.c.watcher == watcher,
-                    _HANDED.c.channel_row == self._rows.get(channel_id),
-                    _HANDED.c.digest.is_not(None),
-                )
+                select(func.count(), func.max(_HANDED.c.number), func.min(_HANDED.c.until)).where(kept, held)
             ).one()
-        return Extent(states=states, newest=newest, until=until)
+            lacks = self._count(connection, channel_id) - dealt_with
+        return Extent(states=states, newest=newest, until=until, lacks=lacks)
 
     def held_up_to(self, watcher: int, channel_id: ChannelId, since: int | None, tip: BlockHeight) -> int:
         """How many states of a channel this watcher holds, those from `since` on without a gap, and the newest in any case. One

@@ -28,7 +28,9 @@ _PAGE = 20_000  # hints read, or remedies dropped, in one go
 _PIECE = 100  # remedies read whole in one go, at most 21 kB each
 NO_HINT = bytes(HINT_SIZE)
 KNOWN_AFTER = BlockDelta(2016)  # a client is no newcomer any more
-KEPT_FOR_KNOWN = 4  # newcomers may not use the last one part in so many of all room: keys cost nothing, years do
+KEPT_FOR_KNOWN = (
+    4  # newcomers may not use the last one part in so many of a network's and of all room: keys cost nothing, years do
+)
 _DISK_PAGE = 4096
 _INLINE = 960  # bytes; SQLite puts a sealed remedy that is larger on pages of its own
 
@@ -182,13 +184,15 @@ class RemedyStore:
             return NoRoom.DISK
         if known.used + more > quotas.client:
             return NoRoom.CLIENT
-        if _used_in(connection, known.network) + more > quotas.network:
-            return NoRoom.NETWORK
-        if self.used_bytes + more > quotas.total:
-            return NoRoom.ALL
         is_new = tip < known.since + KNOWN_AFTER
-        if is_new and self.used_bytes + more > quotas.total - quotas.total // KEPT_FOR_KNOWN:
-            return NoRoom.NEWCOMER
+        for used, room, refusal in (
+            (_used_in(connection, known.network), quotas.network, NoRoom.NETWORK),
+            (self.used_bytes, quotas.total, NoRoom.ALL),
+        ):
+            if used + more > room:
+                return refusal
+            if is_new and used + more > room - room // KEPT_FOR_KNOWN:
+                return NoRoom.NEWCOMER
         return None
 
     def _may_have(self, hints: Iterable[bytes]) -> None:

@@ -183,6 +183,36 @@ def test_a_forward_that_waits_in_vain_is_failed_back(kit, desk):
     assert desk.engine.forwards() == ()
 
 
+@pytest.mark.parametrize("change", [{"phase": Phase.SHUTTING}, {"phase": Phase.FORCED}, {"connected": False}])
+def test_a_forward_does_not_wait_for_a_channel_that_takes_nothing_anyhow(kit, desk, change):
+    desk.revoked("near")
+    desk.htlc_in("up", 1, IN)
+    desk.do(held(kit, "up", 1))
+    desk.engine._book._put(replace(desk.channel("near"), **change))
+    desk.do(offers(kit, "near"))
+    assert incoming_failure(desk, "up") == [FailureCode.NODE_BUSY]
+
+
+def test_a_forward_that_waits_for_a_channel_which_ends_is_failed_back(kit, desk):
+    desk.revoked("near")
+    desk.htlc_in("up", 1, IN)
+    desk.do(held(kit, "up", 1))
+    desk.do(offers(kit, "near"))
+    desk.engine._book._put(replace(desk.channel("near"), phase=Phase.CLOSED))
+    effects = late(kit, desk)
+    assert len(asked(effects)) == 1
+    assert [each for each in effects if isinstance(each, Alarm)] == []
+    desk.do(offers(kit, "near"))
+    assert incoming_failure(desk, "up") == [FailureCode.NODE_BUSY]
+
+
+def test_a_channel_that_is_closed_by_force_is_not_said_to_wait_for_watchers(kit, desk):
+    desk.revoked("near")
+    desk.engine._book._put(replace(desk.channel("near"), phase=Phase.FORCED))
+    assert desk.engine.covering(kit.channel_id("near")) is None
+    assert [each for each in late(kit, desk) if isinstance(each, Alarm)] == []
+
+
 def test_a_payment_waits_for_its_channel_and_goes_on_by_itself(kit, desk):
     desk.revoked("near")
     desk.locked(kit.offer("near", OUT))

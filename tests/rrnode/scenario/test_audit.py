@@ -25,13 +25,15 @@ def party(**roles: Actor) -> m.AuditParty:
     return m.AuditParty(peers=(m.AuditPeer.model_validate({"peer_id": name(actor), "roles": tuple(role.split("_"))}),))
 
 
-async def holds_newest(client: Actor, watcher: Actor) -> None:
+async def holds(client: Actor, watcher: Actor, *, lacks: bool = False) -> None:
+    """The newest state, and all others, or not all of them."""
+
     def held() -> bool:
         channel, covering = client.node.money.channels()[0], client.node.covering
         extent = covering.extent(covering.watchers[watcher.keys.node_id()], channel.channel_id)
-        return extent.newest == channel.their_secrets.count - 1
+        return extent.newest == channel.their_secrets.count - 1 and bool(extent.lacks) == lacks
 
-    await eventually("the watcher to hold the newest state", held)
+    await eventually("the watcher to hold its states", held)
 
 
 async def settings_are(actor: Actor, watch: WatchSettings, *operators: str) -> None:
@@ -64,9 +66,26 @@ async def test_node_with_a_chain_is_robbed_only_while_it_is_down_by_the_neighbou
     alone = m.AuditSet(when="away", means="old state", at_stake_msat=ours, parties=(party(neighbour=b),))
     assert (await a.owner.audit()).channels == (audited.model_copy(update={"sets": (alone,)}),)
     await settings_are(a, WatchSettings(watchers=(w.address,), may_be_away=True))
-    await holds_newest(a, w)
+    await holds(a, w)
     both = alone.model_copy(update={"parties": (party(neighbour=b), party(watcher=w))})
     assert (await a.owner.audit()).channels == (audited.model_copy(update={"sets": (both,)}),)
+
+
+async def test_watcher_that_lacks_an_older_state_guards_against_nobody_who_publishes_that(
+    leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
+) -> None:
+    a, b = pair
+    w = await net.add("W", routes=False, watches=True, coins=0, watch=WatchSettings(client_bytes=1100))
+    for _ in range(2):
+        assert (await a.pay((await b.owner.contact()).contact, 1000 * PAID)).phase is PayPhase.PAID
+        await net.settled()
+    await settings_are(a, WatchSettings(watchers=(w.address,), may_be_away=True))
+    await holds(a, w, lacks=True)
+    (found,) = (await a.owner.audit()).channels[0].sets
+    assert (found.when, found.means, found.parties) == ("away", "old state", (party(neighbour=b),))
+    (channel,) = (await a.owner.cover()).channels
+    assert channel.holders_of_newest == 1
+    assert channel.note == "no watcher holds all of its older revoked states, which the neighbour could publish, too"
 
 
 async def test_watcher_of_the_same_operator_as_the_neighbour_adds_no_party(
@@ -79,7 +98,7 @@ async def test_watcher_of_the_same_operator_as_the_neighbour_adds_no_party(
     await a.until("the channel", lambda: a.usable(b))
     assert (await a.pay((await b.owner.contact()).contact, 1000 * PAID)).phase is PayPhase.PAID
     await net.settled()
-    await holds_newest(a, w)
+    await holds(a, w)
     (channel,) = (await a.owner.audit()).channels
     ((together,),) = (each.parties for each in channel.sets)
     assert [(each.peer_id, each.roles) for each in together.peers] == [
@@ -106,7 +125,7 @@ async def test_client_without_a_chain_can_be_blinded_by_all_its_helpers_one_of_w
     await net.channel(a, b, CAPACITY, push_msat=1000 * PUSHED)
     assert (await a.pay((await b.owner.contact()).contact, 1000 * PAID)).phase is PayPhase.PAID
     await net.settled()
-    await holds_newest(a, helpers[0])
+    await holds(a, helpers[0])
     found = await a.owner.audit()
     ours = 1000 * (CAPACITY - PUSHED - PAID)
     assert not found.own_chain

@@ -184,6 +184,27 @@ async def test_remedies_are_renewed_before_the_watcher_drops_them(
     assert store.used_bytes >= 200 * count
 
 
+async def test_watcher_that_is_away_for_longer_than_it_promised_holds_nothing_any_more(
+    leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
+) -> None:
+    a, b = pair
+    w = await net.add("W", routes=False, watches=True, coins=0)
+    await a.stop()
+    watched_by(a, w, ask_blocks=BlockDelta(20))
+    await a.start()
+    await a.until("the channel", lambda: a.usable(b))
+    await pay_some(net, a, b)
+    await covered(a, w)
+    await w.stop()
+    await net.mine(21)
+    told = (await a.owner.cover()).channels[0]
+    assert (told.holders_of_newest, told.held[0].states, told.note) == (
+        0,
+        0,
+        "no watcher holds the newest revoked state",
+    )
+
+
 async def test_watcher_that_is_the_neighbour_is_not_used_unless_its_owner_says_so(
     leaping_clock: MockClock, net: World
 ) -> None:
@@ -221,7 +242,8 @@ async def test_quota_is_told_and_what_fits_is_held(
     (watcher,) = a.node.covering.watchers.values()
     await eventually("the refusal", lambda: watcher.problem == "it refuses: this client's bytes are used up")
     told = (await a.owner.cover()).channels[0]
-    assert (told.note, told.holders_of_newest, told.held[0].states) == ("", 1, 2)  # the newest is first to be held
+    note = "no watcher holds all of its older revoked states, which the neighbour could publish, too"
+    assert (told.note, told.holders_of_newest, told.held[0].states) == (note, 1, 2)  # the newest is first to be held
     assert a.node.alarms == deque()
 
 
@@ -236,7 +258,7 @@ async def test_a_newest_state_that_is_refused_raises_one_alarm(
     await a.until("the channel", lambda: a.usable(b))
     await pay_some(net, a, b, 4)
     (watcher,) = a.node.covering.watchers.values()
-    await eventually("the refusal", lambda: watcher.refuses_newest)
+    await eventually("the refusal", lambda: watcher.refused_at is not None)
     await net.mine(2)
     channel_id = a.channel_with(b).channel_id
     await eventually("another try", lambda: watcher.problem == "it refuses: this client's bytes are used up")

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import AsyncIterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from services_kit import GENESIS, Net, ended, until
+from trio.testing import MockClock
 
 from protocols.ids import PeerId
 from protocols.units import AssetId, BlockDelta, BlockHeight
@@ -31,6 +33,7 @@ from protocols.wire.watch import (
 )
 from rrnode.host.base import FrameStream
 from rrnode.host.memory import MemoryHost
+from rrnode.host.peer_text import peer_of
 from rrnode.services import watching
 from rrnode.services.watching import WatchServer
 from rrnode.storage.remedies import Quotas, RemedyStore
@@ -47,6 +50,11 @@ def remedy(number: int, size: int = 184) -> SealedRemedy:
 
 def listed(*numbers: int) -> list[receipt.Kept]:
     return [(each.hint, hashlib.sha256(each.sealed).digest()) for each in map(remedy, numbers)]
+
+
+@pytest.fixture
+def leaping_clock() -> MockClock:
+    return MockClock(autojump_threshold=0.02)
 
 
 class Scene:
@@ -219,6 +227,29 @@ async def test_a_flood_of_small_requests_is_cut_before_it_reaches_the_disk(scene
     assert len(refused) >= 150 - watching.REQUESTS_AT_ONCE - 40
 
 
+async def test_a_flood_from_many_addresses_leaves_a_client_of_another_network_its_turn(
+    leaping_clock: MockClock, scene: Scene
+) -> None:
+    addresses = cycle(f"/ip6/2001:db8:{number:x}::1/tcp/5" for number in range(2000))
+    stranger = scene.host.peer_id
+
+    async def flood() -> None:
+        for _ in range(4000):  # of others who came before
+            scene.server._requests.take(next(addresses), stranger)
+        while True:
+            for _ in range(10):
+                scene.server._requests.take(next(addresses), stranger)
+            await trio.sleep(0.004)  # the total earns one in 0.005
+
+    _, stream = await scene.client(1)
+    await hear(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        answers = [await ask(stream, HandOver(number, 900, (remedy(1),))) for number in range(8)]
+        nursery.cancel_scope.cancel()
+    assert [type(each) for each in answers] == [Receipt] * 8
+
+
 async def test_a_full_disk_is_told_and_the_stream_goes_on(scene: Scene) -> None:
     _, stream = await scene.client(1)
     await hear(stream)
@@ -243,6 +274,20 @@ async def test_one_client_too_many_drives_out_the_one_that_asked_for_nothing_lon
     assert isinstance(await hear(third), Terms)
     await ended(second)
     assert isinstance(await ask(first, List(2, FIRST)), Holdings)
+
+
+async def test_strangers_of_one_network_cannot_drive_out_all_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strangers = [peer_of(scene.net.secret(number)) for number in (2, 3, 4, 5)]
+    monkeypatch.setattr(watching, "one_network", lambda _address, peer: peer in strangers)
+    scene.server._most = 2 * watching.SHARE_OF_ONE_NETWORK
+    _, first = await scene.client(1)
+    await hear(first)
+    for number in (2, 3, 4, 5):
+        _, stream = await scene.client(number)
+        assert isinstance(await hear(stream), Terms if number in (2, 3) else Stop)
+    assert isinstance(await ask(first, List(1, FIRST)), Holdings)
 
 
 @pytest.mark.parametrize("message", [Withdrawn(1, 0), Receipt(1, 1, 1, bytes(64)), None])

@@ -98,8 +98,22 @@ def test_what_ends_first_is_due_first_and_renewed_with_its_proof(scene: Scene) -
     assert scene.cover.due(scene.one, BlockHeight(301), 1) == due[:1]
     scene.cover.renewed(scene.one, due, replace(PROOF, until=BlockHeight(800)))
     assert scene.cover.due(scene.one, BlockHeight(301), 10) == ()
-    assert scene.cover.extent(scene.one, scene.channel) == Extent(states=3, newest=2, until=BlockHeight(800))
-    assert scene.cover.extent(scene.two, scene.channel) == Extent(states=0, newest=None, until=None)
+    extents = [scene.cover.extent(each, scene.channel, BlockHeight(0)) for each in (scene.one, scene.two)]
+    assert extents == [
+        Extent(states=3, newest=2, until=BlockHeight(800), lacks=2),
+        Extent(states=0, newest=None, until=None, lacks=6),
+    ]
+
+
+def test_what_a_watcher_need_keep_no_longer_it_does_not_cover(scene: Scene) -> None:
+    states = [*(handed(number) for number in range(4)), without(4), handed(5, 400)]
+    scene.cover.note(scene.one, scene.channel, states, PROOF)
+    extents = [scene.cover.extent(scene.one, scene.channel, BlockHeight(tip)) for tip in (400, 401, 501)]
+    assert extents == [
+        Extent(states=5, newest=5, until=BlockHeight(400), lacks=0),
+        Extent(states=4, newest=3, until=BlockHeight(500), lacks=1),
+        Extent(states=0, newest=None, until=None, lacks=5),
+    ]
 
 
 def test_what_a_watcher_dropped_it_lacks_again(scene: Scene) -> None:

@@ -180,6 +180,16 @@ def test_the_last_quarter_of_the_room_is_for_clients_that_have_been_here_for_lon
     assert put(store, ALICE, UNTIL, some(5), tip=TIP + KNOWN_AFTER) is NoRoom.ALL
 
 
+def test_newcomers_leave_known_clients_of_their_network_a_quarter_of_its_room(opened: Opened) -> None:
+    store = opened(network=4 * EACH)
+    put(store, ALICE, UNTIL, some(1))
+    assert put(store, BOB, UNTIL, some(2, 3), tip=TIP + KNOWN_AFTER) == 2 * EACH
+    assert put(store, BOB, UNTIL, some(4), tip=TIP + KNOWN_AFTER) is NoRoom.NEWCOMER
+    assert put(store, BOB, UNTIL, some(2), tip=TIP + KNOWN_AFTER) == 2 * EACH
+    assert put(store, ALICE, UNTIL, some(4), tip=TIP + KNOWN_AFTER) == 2 * EACH
+    assert put(store, ALICE, UNTIL, some(5), tip=TIP + KNOWN_AFTER) is NoRoom.NETWORK
+
+
 def test_a_client_that_had_nothing_left_begins_anew(opened: Opened) -> None:
     store = opened(total=4 * EACH)
     put(store, ALICE, UNTIL, some(1))
@@ -191,18 +201,18 @@ def test_a_client_that_had_nothing_left_begins_anew(opened: Opened) -> None:
 
 
 def test_all_keys_of_a_network_share_its_room_and_leave_that_of_others(opened: Opened) -> None:
-    store = opened(network=3 * EACH)
+    store = opened(network=4 * EACH)
     strangers = [PeerId(b"\x02" + bytes([number]) * 32) for number in range(4)]
     taken = [put(store, each, UNTIL, some(1), network=HERE) for each in strangers]
-    assert taken == [EACH, EACH, EACH, NoRoom.NETWORK]
+    assert taken == [EACH, EACH, EACH, NoRoom.NEWCOMER]
     assert put(store, ALICE, UNTIL, some(1), network=THERE) == EACH
     assert (
-        put(store, strangers[0], UNTIL, some(2), network=THERE) is NoRoom.NETWORK
+        put(store, strangers[0], UNTIL, some(2), network=THERE) is NoRoom.NEWCOMER
     )  # it counts where it came from first
     store.withdraw(strangers[0], [hint(1)])
     assert put(store, strangers[3], BlockHeight(10), some(1), network=HERE) == EACH
-    store = opened(network=3 * EACH)
-    assert put(store, BOB, UNTIL, some(1), network=HERE) is NoRoom.NETWORK
+    store = opened(network=4 * EACH)
+    assert put(store, BOB, UNTIL, some(1), network=HERE) is NoRoom.NEWCOMER
     store.drop_past(BlockHeight(11))
     assert put(store, BOB, UNTIL, some(1), network=HERE) == EACH
 
