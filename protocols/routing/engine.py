@@ -59,7 +59,7 @@ class Engine:
     def __init__(self, config: RoutingConfig, us: PeerId) -> None:
         self.config = config
         self.us = us
-        self._table = Table(config.max_offers, config.kept_per_hash)
+        self._table = Table(config.max_offers, config.kept_per_hash, config.standing_per_hash)
         self._subscriptions = Subscriptions(config.max_filters, config.max_filters_total, config.max_prefix_bits)
         self._quoter = Quoter(config, self._table, self._subscriptions)
         self._neighbours = self._quoter.neighbours
@@ -142,7 +142,7 @@ class Engine:
             return ()
         since = now if upstream is None else now - self.config.clock_skew
         found: list[tuple[Msat, int, int, KeptOffer]] = []
-        for offer in entry.offers:
+        for offer in entry.every():
             link = offer.link
             if link.neighbour.peer == upstream or not self._quoter.carries(offer, since):
                 continue
@@ -325,6 +325,11 @@ class Engine:
         before = link.offers.get(payment_hash)
         if before is not None and before.expiry + self.config.clock_skew < now:
             self._end_offers(payment_hash, now)
+            before = link.offers.get(payment_hash)
+            if before is not None and before.amount <= message.amount_msat:  # an earlier one, which lasts longer
+                self._dropped[Drop.NOT_CHEAPER] += 1
+                self._set_aside(neighbour, message)
+                return
         if self._table.improvements(link, payment_hash) >= self.config.max_improvements:
             self._dropped[Drop.TOO_MANY_IMPROVEMENTS] += 1
             return
@@ -358,9 +363,12 @@ class Engine:
     def _failed(self, neighbour: Neighbour, event: PaymentEnded, effects: list[RoutingEffect]) -> None:
         """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew."""
         for link in tuple(neighbour.links.values()):
-            offer = link.offers.get(event.payment_hash)
-            if offer is not None and offer.amount == event.amount:
-                self._remove(link, event.payment_hash)
+            entry = self._table.entries.get(event.payment_hash)
+            every = entry.every() if entry is not None else ()
+            failed = [offer for offer in every if offer.link is link and offer.amount == event.amount]
+            for offer in failed:
+                self._remove(event.payment_hash, offer)
+            if failed and event.payment_hash not in link.offers:
                 dearer = neighbour.waiting.pop((link.asset, event.payment_hash), None)
                 if dearer is not None:
                     self._admit(neighbour, link, dearer, event.now, effects)
@@ -389,8 +397,8 @@ class Engine:
                     del neighbour.waiting[key]
                     self._admit(neighbour, link, message, now, effects)
 
-    def _remove(self, link: Link, payment_hash: PaymentHash) -> None:
-        self._table.remove(link, payment_hash)
+    def _remove(self, payment_hash: PaymentHash, offer: Offer) -> None:
+        self._table.remove(payment_hash, offer)
         if payment_hash not in self._table.entries:
             self._quoter.hash_gone(payment_hash)
 
@@ -422,8 +430,8 @@ class Engine:
             return
         entry = self._table.entries.get(payment_hash)
         if entry is not None:
-            for offer in list(entry.offers):
-                self._remove(offer.link, payment_hash)
+            for offer in entry.every():
+                self._remove(payment_hash, offer)
         flood = Flood(event.amount, event.lock_blocks, event.hops, event.ceiling, event.expiry)
         if before is not None and before.amount.asset == event.amount.asset and before.expiry >= event.now:
             flood.sent = before.sent
@@ -444,7 +452,7 @@ class Engine:
         self._want_ends.add(payment_hash, Expiries.bucket(event.expiry))
         entry = self._table.entries.get(payment_hash)
         if entry is not None:
-            for offer in entry.offers:
+            for offer in entry.every():
                 self._tell(payment_hash, offer, event.now, effects)
 
     def _end_flood(self, payment_hash: PaymentHash) -> None:
@@ -507,10 +515,10 @@ class Engine:
         """Take out what has ended of one hash, and quote what is left anew."""
         entry = self._table.entries[payment_hash]
         since = now - self.config.clock_skew
-        ended = [offer for offer in entry.offers if offer.expiry < since]
+        ended = [offer for offer in entry.every() if offer.expiry < since]
         for offer in ended:
-            self._remove(offer.link, payment_hash)
-        if entry.offers:
+            self._remove(payment_hash, offer)
+        if payment_hash in self._table.entries:
             self._rebucket(entry)
             if ended:
                 self._quoter.again(entry, now)
@@ -518,7 +526,7 @@ class Engine:
     def _rebucket(self, entry: Entry) -> None:
         expiries = self._table.expiries
         expiries.discard(entry.payment_hash, entry.bucket)
-        entry.bucket = Expiries.bucket(min(offer.expiry for offer in entry.offers))
+        entry.bucket = Expiries.bucket(min(offer.expiry for offer in entry.every()))
         expiries.add(entry.payment_hash, entry.bucket)
 
     def _set_timer(self, effects: list[RoutingEffect]) -> None:

@@ -135,6 +135,7 @@ class Quoter:
                         self._withhold(link, entry.payment_hash, amount)
                         continue
                     sent[link.slot] = Msat(amount)
+                    offer.quoted = True
                     if not neighbour.outgoing:
                         touched.append(neighbour)
                     neighbour.outgoing.append(message)
@@ -146,6 +147,7 @@ class Quoter:
                 for link in subscriber.links.values():
                     message = self._message(entry.payment_hash, offer, self._group(link))
                     if message is not None:
+                        offer.quoted = True
                         self._push(link, message, again=False)
 
     def flood(self, payment_hash: PaymentHash, flood: Flood) -> None:
@@ -249,7 +251,8 @@ class Quoter:
             return None
         config = self.config
         best: RoutingMessage | None = None
-        for offer in entry.offers:
+        source: Offer | None = None
+        for offer in entry.every():
             if (
                 offer.link.neighbour is link.neighbour
                 or not self.carries(offer, now - config.clock_skew)
@@ -261,7 +264,9 @@ class Quoter:
             if message is not None and (
                 best is None or (message.amount_msat, message.lock_blocks) < (best.amount_msat, best.lock_blocks)
             ):
-                best = message
+                best, source = message, offer
+        if source is not None:
+            source.quoted = True
         return best
 
     @staticmethod
