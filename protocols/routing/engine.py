@@ -330,7 +330,8 @@ class Engine:
                 self._dropped[Drop.NOT_CHEAPER] += 1
                 self._set_aside(neighbour, message)
                 return
-        if self._table.improvements(link, payment_hash) >= self.config.max_improvements:
+        bettered = before.improvements if before is not None else self._table.improvements(link, payment_hash)
+        if bettered >= self.config.max_improvements:
             self._dropped[Drop.TOO_MANY_IMPROVEMENTS] += 1
             return
         ceiling_asset = AssetId(message.ceiling_asset)
@@ -353,10 +354,9 @@ class Engine:
         while (full := self._table.overfull()) is not None:
             self._dropped[Drop.EVICTED] += 1
             self._remove(*full)
-        entry = self._table.entries.get(payment_hash)
-        if entry is None:
+        if link.offers.get(payment_hash) is not offer:
             return  # it was itself the oldest of whoever holds the most
-        self._quoter.offer(entry, offer)
+        self._quoter.offer(self._table.entries[payment_hash], offer)
         if payment_hash in self._wanted:
             self._tell(payment_hash, offer, now, effects)
 

@@ -123,7 +123,8 @@ class Quoter:
                     if self.pricer.terms(offer.link.asset, *group) is not None:
                         self.dropped[Drop.ABOVE_CEILING] += 1
                     continue
-                amount = message.amount_msat
+                amount = Msat(message.amount_msat)
+                told = False
                 for link in links:
                     neighbour = link.neighbour
                     if neighbour is source:
@@ -134,11 +135,13 @@ class Quoter:
                     if amount > link.theirs:
                         self._withhold(link, entry.payment_hash, amount)
                         continue
-                    sent[link.slot] = Msat(amount)
-                    offer.quoted = True
+                    sent[link.slot] = amount
+                    told = True
                     if not neighbour.outgoing:
                         touched.append(neighbour)
                     neighbour.outgoing.append(message)
+                if told:
+                    offer.quoted = True
         if self.subscriptions.count:
             for peer in self.subscriptions.match(entry.payment_hash):
                 subscriber = self.neighbours[peer]

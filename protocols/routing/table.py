@@ -193,9 +193,10 @@ class Table:
         link.offers[payment_hash] = offer
         link.held += 1
         self.size += 1
-        for each in entry.standing:
-            if each.link is link and _carries(offer, each):
-                self.remove(payment_hash, each)
+        if entry.standing:
+            for each in entry.standing:
+                if each.link is link and _carries(offer, each):
+                    self.remove(payment_hash, each)
         if replaced is not None:
             self._leave(entry, replaced, stands=replaced.quoted and not _carries(offer, replaced))
         if displaced is not None:
@@ -226,10 +227,7 @@ class Table:
             del self.entries[payment_hash]
 
     def improvements(self, link: Link, payment_hash: PaymentHash) -> int:
-        """How often this link has bettered its price for this hash, its present offer or a displaced one; -1: never offered."""
-        before = link.offers.get(payment_hash)
-        if before is not None:
-            return before.improvements
+        """How often this link, which has no offer in the table for this hash, had bettered its price; -1: it never offered."""
         entry = self.entries.get(payment_hash)
         return entry.counts.get(link, -1) if entry is not None and entry.counts else -1
 

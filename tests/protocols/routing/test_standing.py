@@ -84,6 +84,15 @@ def test_only_so_many_offers_stand_for_older_quotes_and_the_oldest_goes_first(ki
     assert held(kit, engine, "B") == [("D", 700, 40), ("D", 800, 30), ("D", 900, 20)]
 
 
+def test_an_offer_for_which_there_is_no_room_is_not_quoted_though_others_for_its_hash_stand(kit):
+    engine = kit.engine("A", "B", "D", max_offers=2)
+    engine.handle(kit.bundle("A", kit.message(amount=2000)))
+    engine.handle(kit.bundle("D", kit.message(amount=1000, lock_blocks=10)))
+    assert engine.handle(kit.bundle("D", kit.message(amount=900, lock_blocks=50))) == []
+    assert held(kit, engine, "B") == [("D", 1000, 10), ("A", 2000, 10)]
+    assert engine.dropped() == {Drop.EVICTED: 1}
+
+
 def test_when_the_cheaper_one_fails_the_one_before_it_is_the_measure_again(kit):
     """The count of improvements goes on (R12), and a dearer one waits until all that is cheaper has failed."""
     engine = kit.engine("B", "D", max_improvements=2)
