@@ -361,14 +361,19 @@ class Engine:
             self._tell(payment_hash, offer, now, effects)
 
     def _failed(self, neighbour: Neighbour, event: PaymentEnded, effects: list[RoutingEffect]) -> None:
-        """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew."""
+        """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew.
+
+        Nor do the dearer ones before it: the neighbour, too, tells anew what is left, and that must not be measured by them.
+        """
         for link in tuple(neighbour.links.values()):
             entry = self._table.entries.get(event.payment_hash)
-            every = entry.every() if entry is not None else ()
-            failed = [offer for offer in every if offer.link is link and offer.amount == event.amount]
-            for offer in failed:
-                self._remove(event.payment_hash, offer)
-            if failed and event.payment_hash not in link.offers:
+            mine = [offer for offer in entry.every() if offer.link is link] if entry is not None else []
+            if all(offer.amount != event.amount for offer in mine):
+                continue
+            for offer in mine:
+                if offer.amount >= event.amount:
+                    self._remove(event.payment_hash, offer)
+            if event.payment_hash not in link.offers:
                 dearer = neighbour.waiting.pop((link.asset, event.payment_hash), None)
                 if dearer is not None:
                     self._admit(neighbour, link, dearer, event.now, effects)

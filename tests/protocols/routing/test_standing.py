@@ -93,20 +93,16 @@ def test_an_offer_for_which_there_is_no_room_is_not_quoted_though_others_for_its
     assert engine.dropped() == {Drop.EVICTED: 1}
 
 
-def test_when_the_cheaper_one_fails_the_one_before_it_is_the_measure_again(kit):
-    """The count of improvements goes on (R12), and a dearer one waits until all that is cheaper has failed."""
-    engine = kit.engine("B", "D", max_improvements=2)
-    engine.handle(kit.bundle("D", kit.message(amount=1000, lock_blocks=10)))
-    engine.handle(kit.bundle("D", kit.message(amount=900, lock_blocks=50)))
-    engine.handle(kit.bundle("D", kit.message(amount=1100, lock_blocks=5)))
+def test_when_an_offer_fails_those_before_it_go_too_and_the_cheaper_ones_after_it_stay(kit):
+    """A dearer one that came later counts only when nothing else of its neighbour is left."""
+    engine = kit.engine("B", "D")
+    for amount, lock in ((1000, 10), (900, 20), (800, 30), (1100, 5)):
+        engine.handle(kit.bundle("D", kit.message(amount=amount, lock_blocks=lock)))
+    fail(kit, engine, 901)
+    assert held(kit, engine, "B") == [("D", 800, 30), ("D", 900, 20), ("D", 1000, 10)]
     fail(kit, engine, 900)
-    assert held(kit, engine, "B") == [("D", 1000, 10)]
-    engine.handle(kit.bundle("D", kit.message(amount=950, lock_blocks=60)))
-    engine.handle(kit.bundle("D", kit.message(amount=940, lock_blocks=60)))
-    assert held(kit, engine, "B") == [("D", 950, 60), ("D", 1000, 10)]
-    assert engine.dropped() == {Drop.NOT_CHEAPER: 1, Drop.TOO_MANY_IMPROVEMENTS: 1}
-    fail(kit, engine, 950)
-    fail(kit, engine, 1000)
+    assert held(kit, engine, "B") == [("D", 800, 30)]
+    fail(kit, engine, 800)
     assert held(kit, engine, "B") == [("D", 1100, 5)]
 
 
@@ -121,9 +117,14 @@ def test_improvements_of_an_offer_that_only_stands_are_counted_though_others_are
 
 
 def test_when_the_cheaper_one_has_ended_the_one_before_it_is_the_measure_again(kit):
-    engine = kit.engine("B", "D")
+    """And the count of improvements goes on (R12)."""
+    engine = kit.engine("B", "D", max_improvements=2)
     engine.handle(kit.bundle("D", kit.message(amount=1000, lock_blocks=10)))
     engine.handle(kit.bundle("D", kit.message(amount=900, lock_blocks=10, expiry=kit.NOW)))
-    engine.handle(kit.bundle("D", kit.message(amount=1100), now=UnixTime(kit.NOW + 31)))
+    later = UnixTime(kit.NOW + 31)
+    engine.handle(kit.bundle("D", kit.message(amount=1100), now=later))
     assert held(kit, engine, "B") == [("D", 1000, 10)]
-    assert engine.dropped() == {Drop.NOT_CHEAPER: 1}
+    engine.handle(kit.bundle("D", kit.message(amount=950, lock_blocks=60), now=later))
+    engine.handle(kit.bundle("D", kit.message(amount=940, lock_blocks=60), now=later))
+    assert held(kit, engine, "B") == [("D", 950, 60), ("D", 1000, 10)]
+    assert engine.dropped() == {Drop.NOT_CHEAPER: 1, Drop.TOO_MANY_IMPROVEMENTS: 1}
