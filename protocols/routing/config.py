@@ -47,6 +47,8 @@ class RoutingConfig:
     max_lock_blocks: what an offer may need in all; beyond it money could be frozen for longer than two weeks.
     kept_per_hash: offers kept per hash and asset (R4); enough for three retries. At least 2, so that a neighbour whose
         own offer is the best can still be quoted another.
+    standing_per_hash: offers kept beyond those for the quotes that rest on them (`table`). Up to 11 were needed in
+        networks of 1,000 nodes (`tools.simulate`), so this stops nothing but abuse.
     max_improvements: how often one neighbour may better its price for one hash (R12). About 8 are usual in a network
         of Lightning's size (ROUTING-NUMBERS), so this stops nothing but cycles.
     max_offers: offers in the table; 400 to 800 bytes each (`tools.bench`), so at most 53 MB.
@@ -72,6 +74,7 @@ class RoutingConfig:
     delta: BlockDelta = BlockDelta(40)
     max_lock_blocks: BlockDelta = BlockDelta(2016)
     kept_per_hash: int = 4
+    standing_per_hash: int = 16
     max_improvements: int = 32
     max_offers: int = 65_536
     max_floods: int = 4096

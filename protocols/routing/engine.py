@@ -59,7 +59,7 @@ class Engine:
     def __init__(self, config: RoutingConfig, us: PeerId) -> None:
         self.config = config
         self.us = us
-        self._table = Table(config.max_offers, config.kept_per_hash)
+        self._table = Table(config.max_offers, config.kept_per_hash, config.standing_per_hash)
         self._subscriptions = Subscriptions(config.max_filters, config.max_filters_total, config.max_prefix_bits)
         self._quoter = Quoter(config, self._table, self._subscriptions)
         self._neighbours = self._quoter.neighbours
@@ -144,7 +144,7 @@ class Engine:
             return ()
         since = now if upstream is None else now - self.config.clock_skew
         found: list[tuple[Msat, int, int, KeptOffer]] = []
-        for offer in entry.offers:
+        for offer in entry.every():
             link = offer.link
             if link.neighbour.peer == upstream or not self._quoter.carries(offer, since):
                 continue
@@ -333,7 +333,13 @@ class Engine:
         before = link.offers.get(payment_hash)
         if before is not None and before.expiry + self.config.clock_skew < now:
             self._end_offers(payment_hash, now)
-        if self._table.improvements(link, payment_hash) >= self.config.max_improvements:
+            before = link.offers.get(payment_hash)
+            if before is not None and before.amount <= message.amount_msat:  # an earlier one, which lasts longer
+                self._drop(neighbour.peer, (message,), Drop.NOT_CHEAPER)
+                self._set_aside(neighbour, message)
+                return
+        bettered = before.improvements if before is not None else self._table.improvements(link, payment_hash)
+        if bettered >= self.config.max_improvements:
             self._drop(neighbour.peer, (message,), Drop.TOO_MANY_IMPROVEMENTS)
             return
         ceiling_asset = AssetId(message.ceiling_asset)
@@ -360,10 +366,9 @@ class Engine:
             if self.config.judges:
                 self._judged.append(_evicted(*full))
             self._remove(*full)
-        entry = self._table.entries.get(payment_hash)
-        if entry is None:
+        if link.offers.get(payment_hash) is not offer:
             return  # it was itself the oldest of whoever holds the most
-        self._quoter.offer(entry, offer)
+        self._quoter.offer(self._table.entries[payment_hash], offer)
         if payment_hash in self._wanted:
             self._tell(payment_hash, offer, now, effects)
 
@@ -378,11 +383,19 @@ class Engine:
         self._judged.append(Judged(peer, payment_hash, amount, message.lock_blocks, drop is None, drop))
 
     def _failed(self, neighbour: Neighbour, event: PaymentEnded, effects: list[RoutingEffect]) -> None:
-        """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew."""
+        """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew.
+
+        Nor do the dearer ones before it: the neighbour, too, tells anew what is left, and that must not be measured by them.
+        """
         for link in tuple(neighbour.links.values()):
-            offer = link.offers.get(event.payment_hash)
-            if offer is not None and offer.amount == event.amount:
-                self._remove(link, event.payment_hash)
+            entry = self._table.entries.get(event.payment_hash)
+            mine = [offer for offer in entry.every() if offer.link is link] if entry is not None else []
+            if all(offer.amount != event.amount for offer in mine):
+                continue
+            for offer in mine:
+                if offer.amount >= event.amount:
+                    self._remove(event.payment_hash, offer)
+            if event.payment_hash not in link.offers:
                 dearer = neighbour.waiting.pop((link.asset, event.payment_hash), None)
                 if dearer is not None:
                     self._admit(neighbour, link, dearer, event.now, effects)
@@ -411,8 +424,8 @@ class Engine:
                     del neighbour.waiting[key]
                     self._admit(neighbour, link, message, now, effects)
 
-    def _remove(self, link: Link, payment_hash: PaymentHash) -> None:
-        self._table.remove(link, payment_hash)
+    def _remove(self, payment_hash: PaymentHash, offer: Offer) -> None:
+        self._table.remove(payment_hash, offer)
         if payment_hash not in self._table.entries:
             self._quoter.hash_gone(payment_hash)
 
@@ -444,8 +457,8 @@ class Engine:
             return
         entry = self._table.entries.get(payment_hash)
         if entry is not None:
-            for offer in list(entry.offers):
-                self._remove(offer.link, payment_hash)
+            for offer in entry.every():
+                self._remove(payment_hash, offer)
         flood = Flood(event.amount, event.lock_blocks, event.hops, event.ceiling, event.expiry)
         if before is not None and before.amount.asset == event.amount.asset and before.expiry >= event.now:
             flood.sent = before.sent
@@ -466,7 +479,7 @@ class Engine:
         self._want_ends.add(payment_hash, Expiries.bucket(event.expiry))
         entry = self._table.entries.get(payment_hash)
         if entry is not None:
-            for offer in entry.offers:
+            for offer in entry.every():
                 self._tell(payment_hash, offer, event.now, effects)
 
     def _end_flood(self, payment_hash: PaymentHash) -> None:
@@ -529,10 +542,10 @@ class Engine:
         """Take out what has ended of one hash, and quote what is left anew."""
         entry = self._table.entries[payment_hash]
         since = now - self.config.clock_skew
-        ended = [offer for offer in entry.offers if offer.expiry < since]
+        ended = [offer for offer in entry.every() if offer.expiry < since]
         for offer in ended:
-            self._remove(offer.link, payment_hash)
-        if entry.offers:
+            self._remove(payment_hash, offer)
+        if payment_hash in self._table.entries:
             self._rebucket(entry)
             if ended:
                 self._quoter.again(entry, now)
@@ -540,7 +553,7 @@ class Engine:
     def _rebucket(self, entry: Entry) -> None:
         expiries = self._table.expiries
         expiries.discard(entry.payment_hash, entry.bucket)
-        entry.bucket = Expiries.bucket(min(offer.expiry for offer in entry.offers))
+        entry.bucket = Expiries.bucket(min(offer.expiry for offer in entry.every()))
         expiries.add(entry.payment_hash, entry.bucket)
 
     def _set_timer(self, effects: list[RoutingEffect]) -> None:
@@ -554,6 +567,5 @@ class Engine:
             effects.append(SetTimer(at=at))
 
 
-def _evicted(link: Link, payment_hash: PaymentHash) -> Judged:
-    offer = link.offers[payment_hash]
-    return Judged(link.neighbour.peer, payment_hash, offer.amount, offer.lock_blocks, False, Drop.EVICTED)
+def _evicted(payment_hash: PaymentHash, offer: Offer) -> Judged:
+    return Judged(offer.link.neighbour.peer, payment_hash, offer.amount, offer.lock_blocks, False, Drop.EVICTED)

@@ -50,7 +50,7 @@ def routes(quoter: Quoter, wanted: Container[PaymentHash], now: UnixTime) -> tup
             payment_hash=each,
             ours=False,
             wanted=each in wanted,
-            offers=tuple(map(offer_view, entry.offers)),
+            offers=tuple(map(offer_view, entry.every())),
             quoted=quoted(entry.sent, each),
         )
         for each, entry in quoter.table.entries.items()
@@ -75,7 +75,7 @@ def neighbours(quoter: Quoter, now: UnixTime) -> tuple[NeighbourView, ...]:
             budget_per_second=each.record.rate(now),
             offers_received=each.record.received,
             offers_taken=each.record.taken,
-            offers_kept=sum(len(link.offers) for link in each.links.values()),
+            offers_kept=sum(link.held for link in each.links.values()),
             filters=quoter.subscriptions.filters_of(each.peer),
         )
         for each in quoter.neighbours.values()

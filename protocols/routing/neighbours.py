@@ -22,12 +22,13 @@ class Link:
         ours: the largest HTLC that we could offer the neighbour; 0 when none.
         theirs: the largest HTLC that the neighbour could offer us.
         slot: where each entry's `sent` keeps what this link was quoted; `NO_SLOT` until it is quoted anything.
-        offers: the neighbour's offers by hash, oldest first: its share of the table.
+        offers: the neighbour's newest offer for each hash, the hash first heard of first.
+        held: its offers in the table, those included that only stand for older quotes: its share of the table.
         pushed: quotes sent to a subscriber that does not route, by hash (R13).
         withheld: hashes and quotes not sent because `theirs` was too low, to be looked at again when it grows.
     """
 
-    __slots__ = ("asset", "neighbour", "offers", "ours", "pushed", "slot", "theirs", "withheld")
+    __slots__ = ("asset", "held", "neighbour", "offers", "ours", "pushed", "slot", "theirs", "withheld")
 
     def __init__(self, neighbour: Neighbour, asset: AssetId) -> None:
         self.neighbour = neighbour
@@ -36,6 +37,7 @@ class Link:
         self.ours = Msat(0)
         self.theirs = Msat(0)
         self.offers: dict[PaymentHash, Offer] = {}
+        self.held = 0
         self.pushed: dict[PaymentHash, Msat] = {}
         self.withheld: dict[PaymentHash, Msat] = {}
 

@@ -126,7 +126,8 @@ class Quoter:
                         self.dropped[Drop.ABOVE_CEILING] += 1
                         self._judge(entry, offer, Drop.ABOVE_CEILING)
                     continue
-                amount = message.amount_msat
+                amount = Msat(message.amount_msat)
+                told = False
                 for link in links:
                     neighbour = link.neighbour
                     if neighbour is source:
@@ -137,10 +138,13 @@ class Quoter:
                     if amount > link.theirs:
                         self._withhold(link, entry.payment_hash, amount)
                         continue
-                    sent[link.slot] = Msat(amount)
+                    sent[link.slot] = amount
+                    told = True
                     if not neighbour.outgoing:
                         touched.append(neighbour)
                     neighbour.outgoing.append(message)
+                if told:
+                    offer.quoted = True
         if self.subscriptions.count:
             for peer in self.subscriptions.match(entry.payment_hash):
                 subscriber = self.neighbours[peer]
@@ -149,6 +153,7 @@ class Quoter:
                 for link in subscriber.links.values():
                     message = self._message(entry.payment_hash, offer, self._group(link))
                     if message is not None:
+                        offer.quoted = True
                         self._push(link, message, again=False)
 
     def _judge(self, entry: Entry, offer: Offer, drop: Drop) -> None:
@@ -258,7 +263,8 @@ class Quoter:
             return None
         config = self.config
         best: RoutingMessage | None = None
-        for offer in entry.offers:
+        source: Offer | None = None
+        for offer in entry.every():
             if (
                 offer.link.neighbour is link.neighbour
                 or not self.carries(offer, now - config.clock_skew)
@@ -270,7 +276,9 @@ class Quoter:
             if message is not None and (
                 best is None or (message.amount_msat, message.lock_blocks) < (best.amount_msat, best.lock_blocks)
             ):
-                best = message
+                best, source = message, offer
+        if source is not None:
+            source.quoted = True
         return best
 
     @staticmethod

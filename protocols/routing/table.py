@@ -2,6 +2,11 @@
 
 Source: THEORY, steps 3 and 4. Room is shared out by neighbour: when the table is full, the newest offer takes the
 place of the oldest of the neighbour that holds the most, so that nobody can push out more than their own.
+
+A quote stands until it ends, though a cheaper one follows: an offer that was quoted on and is no longer among the
+cheapest is kept on the side, unless its own neighbour's cheaper one carries all that it does. A cheaper offer that needs
+a longer lock may never be heard of upstream (no hop left, a brake on the way), and would leave an HTLC locked to the
+quote before it without a way on.
 """
 
 from protocols.ids import PaymentHash
@@ -13,7 +18,7 @@ _RECOUNT = 256  # evictions after which the neighbour that holds the most is loo
 
 
 class Offer:
-    """One neighbour's offer for one hash. `serial` tells which of two came first."""
+    """One neighbour's offer for one hash. `serial` tells which of two came first; `quoted`, whether anybody was quoted it."""
 
     __slots__ = (
         "amount",
@@ -24,6 +29,7 @@ class Offer:
         "improvements",
         "link",
         "lock_blocks",
+        "quoted",
         "serial",
     )
 
@@ -48,26 +54,33 @@ class Offer:
         self.expiry = expiry
         self.improvements = improvements
         self.serial = serial
+        self.quoted = False
 
 
 class Entry:
     """One hash.
 
     Attributes:
-        offers: cheapest first within an asset; ties by fewer lock blocks, then first seen (R4).
+        offers: cheapest first within an asset; ties by fewer lock blocks, then first seen (R4). One of each link at most.
+        standing: offers that cheaper ones displaced or replaced and that quotes may rest on, longest displaced first.
         sent: by link slot, the last quote sent, 0 for none; may be shorter than the number of slots.
         counts: improvements of links whose offer was displaced, so that being displaced resets nothing (R12).
         bucket: under which the entry stands among the expiries.
     """
 
-    __slots__ = ("bucket", "counts", "offers", "payment_hash", "sent")
+    __slots__ = ("bucket", "counts", "offers", "payment_hash", "sent", "standing")
 
     def __init__(self, payment_hash: PaymentHash, bucket: int) -> None:
         self.payment_hash = payment_hash
         self.offers: list[Offer] = []
+        self.standing: tuple[Offer, ...] = ()
         self.sent: list[Msat] = []
         self.counts: dict[Link, int] | None = None
         self.bucket = bucket
+
+    def every(self) -> tuple[Offer, ...]:
+        """All offers, those kept for their price first."""
+        return (*self.offers, *self.standing)
 
 
 class Table:
@@ -76,13 +89,26 @@ class Table:
     Args:
         limit: offers in all.
         kept: offers per hash and asset.
+        standing: offers per hash that are kept for the quotes that rest on them.
     """
 
-    __slots__ = ("_heaviest", "_kept", "_limit", "_links", "_recount", "_serial", "entries", "expiries", "size")
+    __slots__ = (
+        "_heaviest",
+        "_kept",
+        "_limit",
+        "_links",
+        "_recount",
+        "_serial",
+        "_standing",
+        "entries",
+        "expiries",
+        "size",
+    )
 
-    def __init__(self, limit: int, kept: int) -> None:
+    def __init__(self, limit: int, kept: int, standing: int) -> None:
         self._limit = limit
         self._kept = kept
+        self._standing = standing
         self._serial = 0
         self._links: dict[Link, None] = {}
         self._heaviest: Link | None = None
@@ -119,6 +145,8 @@ class Table:
     ) -> Offer | None:
         """Put in a link's first or cheaper offer. None: those kept for the hash are cheaper, and it is not."""
         entry = self.entries.get(payment_hash)
+        replaced: Offer | None = None
+        displaced: Offer | None = None
         if entry is None:
             bucket = Expiries.bucket(expiry)
             entry = self.entries[payment_hash] = Entry(payment_hash, bucket)
@@ -132,7 +160,9 @@ class Table:
             place = 0
             if before is not None:
                 improvements = before.improvements + 1
-                offers.remove(before)
+                if before not in entry.standing:
+                    replaced = before
+                    offers.remove(before)
             else:
                 improvements = entry.counts.get(link, -1) + 1 if entry.counts else 0
             same = 0
@@ -146,11 +176,12 @@ class Table:
                         place = at + 1
             if same >= self._kept:
                 if place > dearest:
-                    self._count(entry, link, improvements)
+                    if before is None:
+                        self._count(entry, link, improvements)
+                    else:
+                        before.improvements = improvements
                     return None
-                self._displace(entry, payment_hash, dearest)
-            if before is not None:
-                self.size -= 1
+                displaced = offers.pop(dearest)
             bucket = Expiries.bucket(expiry)
             if bucket < entry.bucket:
                 self.expiries.discard(payment_hash, entry.bucket)
@@ -160,46 +191,77 @@ class Table:
         offer = Offer(link, amount, lock_blocks, hops_left, ceiling, ceiling_asset, expiry, improvements, self._serial)
         offers.insert(place, offer)
         link.offers[payment_hash] = offer
+        link.held += 1
         self.size += 1
+        if entry.standing:
+            for each in entry.standing:
+                if each.link is link and _carries(offer, each):
+                    self.remove(payment_hash, each)
+        if replaced is not None:
+            self._leave(entry, replaced, stands=replaced.quoted and not _carries(offer, replaced))
+        if displaced is not None:
+            self._leave(entry, displaced, stands=displaced.quoted)
         return offer
 
-    def overfull(self) -> tuple[Link, PaymentHash] | None:
-        """When there are too many offers: whose oldest must go. The neighbour that holds the most pays for it."""
+    def overfull(self) -> tuple[PaymentHash, Offer] | None:
+        """When there are too many offers: which must go. The neighbour that holds the most pays for it, with its oldest hash."""
         if self.size <= self._limit:
             return None
         heaviest = self._heaviest
-        if heaviest is None or self._recount == 0 or len(heaviest.offers) * len(self._links) <= self._limit:
-            heaviest = self._heaviest = max(self._links, key=lambda link: len(link.offers))
+        if heaviest is None or self._recount == 0 or heaviest.held * len(self._links) <= self._limit:
+            heaviest = self._heaviest = max(self._links, key=lambda link: link.held)
             self._recount = _RECOUNT
         self._recount -= 1
-        return heaviest, next(iter(heaviest.offers))
+        return next(iter(heaviest.offers.items()))
 
-    def remove(self, link: Link, payment_hash: PaymentHash) -> None:
+    def remove(self, payment_hash: PaymentHash, offer: Offer) -> None:
         """Take out one offer, and the entry with its last one."""
-        offer = link.offers.pop(payment_hash)
-        self.size -= 1
         entry = self.entries[payment_hash]
-        entry.offers.remove(offer)
-        if not entry.offers:
+        if offer in entry.standing:
+            entry.standing = tuple(each for each in entry.standing if each is not offer)
+        else:
+            entry.offers.remove(offer)
+        self._gone(entry, offer)
+        if not entry.offers and not entry.standing:
             self.expiries.discard(payment_hash, entry.bucket)
             del self.entries[payment_hash]
 
     def improvements(self, link: Link, payment_hash: PaymentHash) -> int:
-        """How often this link has bettered its price for this hash, its present offer or a displaced one; -1: never offered."""
-        before = link.offers.get(payment_hash)
-        if before is not None:
-            return before.improvements
+        """How often this link, which has no offer in the table for this hash, had bettered its price; -1: it never offered."""
         entry = self.entries.get(payment_hash)
         return entry.counts.get(link, -1) if entry is not None and entry.counts else -1
 
-    def _displace(self, entry: Entry, payment_hash: PaymentHash, at: int) -> None:
-        offer = entry.offers.pop(at)
-        del offer.link.offers[payment_hash]
+    def _leave(self, entry: Entry, offer: Offer, *, stands: bool) -> None:
+        """An offer is not among those kept for their price any more: it stands on the side, or it goes."""
+        if stands:
+            entry.standing = (*entry.standing, offer)
+            if len(entry.standing) <= self._standing:
+                return
+            offer, entry.standing = entry.standing[0], entry.standing[1:]
+        self._gone(entry, offer)
+        if entry.payment_hash not in offer.link.offers:
+            self._count(entry, offer.link, offer.improvements)
+
+    def _gone(self, entry: Entry, offer: Offer) -> None:
+        """An offer was taken out of its entry; the link's one before it, if that still stands, is its newest again."""
+        link = offer.link
+        link.held -= 1
         self.size -= 1
-        self._count(entry, offer.link, offer.improvements)
+        if link.offers[entry.payment_hash] is offer:
+            mine = [each for each in entry.standing if each.link is link]
+            if mine:
+                mine[-1].improvements = offer.improvements
+                link.offers[entry.payment_hash] = mine[-1]
+            else:
+                del link.offers[entry.payment_hash]
 
     @staticmethod
     def _count(entry: Entry, link: Link, improvements: int) -> None:
         if entry.counts is None:
             entry.counts = {}
         entry.counts[link] = improvements
+
+
+def _carries(offer: Offer, other: Offer) -> bool:
+    """Whether this cheaper offer carries every HTLC that the other could: no longer lock, no earlier end."""
+    return offer.lock_blocks <= other.lock_blocks and offer.expiry >= other.expiry

@@ -122,7 +122,7 @@ def test_ties_go_to_fewer_lock_blocks_then_to_the_first_seen(kit):
 def test_only_the_few_cheapest_are_kept(kit):
     engine = kit.engine("A", "B", "C", "D", kept_per_hash=2)
     for name, amount in (("A", 1000), ("B", 1100), ("C", 1050), ("D", 1200)):
-        engine.handle(kit.bundle(name, kit.message(amount=amount)))
+        engine.handle(kit.bundle(name, kit.message(amount=amount, hops_left=0)))
     assert [each.amount.msat for each in engine.offers(kit.hash(1), None, kit.COIN, kit.NOW)] == [1000, 1050]
     assert engine.dropped() == {Drop.TOO_DEAR: 1}
 
@@ -866,10 +866,8 @@ def test_a_configuration_that_makes_no_sense_is_refused(kit):
 
 def test_of_two_equal_prices_the_one_that_locks_longer_makes_room(kit):
     engine = kit.engine("A", "B", "C", "D", kept_per_hash=2)
-    engine.handle(kit.bundle("A", kit.message(lock_blocks=20)))
-    engine.handle(kit.bundle("B", kit.message(lock_blocks=30)))
-    engine.handle(kit.bundle("C", kit.message(lock_blocks=10)))
-    engine.handle(kit.bundle("D", kit.message(lock_blocks=20)))
+    for name, lock in (("A", 20), ("B", 30), ("C", 10), ("D", 20)):
+        engine.handle(kit.bundle(name, kit.message(lock_blocks=lock, hops_left=0)))
     found = engine.offers(kit.hash(1), None, kit.COIN, kit.NOW)
     assert [each.neighbour for each in found] == [kit.peer("C"), kit.peer("A")]
     assert engine.dropped() == {Drop.TOO_DEAR: 1}

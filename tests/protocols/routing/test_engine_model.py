@@ -2,14 +2,28 @@
 
 The model keeps each neighbour's cheapest live offer in a dictionary and prices by hand. What is checked after each
 event: the offers that an HTLC could be locked to, in order; that each quote sent can be honoured, could be paid, goes to
-nobody it came from and is lower than the last; that nothing grows beyond its bound.
+nobody it came from and is lower than the last; that nothing grows beyond its bound. Offers that only stand for older
+quotes have a test of their own, which remembers each quote and asks whether an HTLC locked to it would find a way on.
 """
 
+from collections import Counter
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.routing.events import NeighbourDown, NeighbourUp, PushOffers, SendOffers, Subscribed, TimerFired
-from protocols.units import UnixTime
+from protocols.ids import PaymentHash
+from protocols.routing.events import (
+    NeighbourDown,
+    NeighbourUp,
+    PaymentEnded,
+    PushOffers,
+    SendOffers,
+    Subscribed,
+    TimerFired,
+)
+from protocols.routing.pricing import Rate
+from protocols.units import AssetId, BlockDelta, UnixTime
 
 NAMES = ["A", "B", "C", "D"]
 names = st.sampled_from(NAMES)
@@ -25,7 +39,7 @@ steps = st.lists(
     ),
     max_size=60,
 )
-FEE = 10
+FEE, DELTA = 10, 40
 
 
 class Model:
@@ -79,7 +93,9 @@ class Model:
 @settings(max_examples=200, deadline=None)
 @given(steps)
 def test_whatever_happens_the_engine_offers_only_what_it_can_carry(kit, steps):
-    engine = kit.engine(*NAMES, ours=50, theirs=50, kept_per_hash=8, max_improvements=100, max_waiting=100)
+    engine = kit.engine(
+        *NAMES, ours=50, theirs=50, kept_per_hash=8, standing_per_hash=0, max_improvements=100, max_waiting=100
+    )
     model = Model(kit.NOW)
     routes = dict.fromkeys(NAMES, True)
     last = {}
@@ -149,3 +165,82 @@ def test_whatever_happens_the_engine_offers_only_what_it_can_carry(kit, steps):
                 before = last.get((name, number))
                 assert before is None or quote.amount_msat < before
                 last[name, number] = quote.amount_msat
+
+
+offers = st.tuples(
+    names,
+    st.integers(0, 1),
+    amounts,
+    st.integers(1, 40),  # lock blocks; with our 40 a few are too long
+    st.integers(0, 3),  # hops left
+    st.sampled_from([60, 1000]),  # ceiling
+    st.integers(50, 150),  # seconds
+)
+ordinary = st.one_of(offers, st.tuples(st.just("wait"), st.integers(1, 60)), st.tuples(st.just("ask"), names))
+
+
+@pytest.mark.parametrize("halved", [False, True], ids=["one asset", "converted, so that quotes coincide"])
+@settings(max_examples=300, deadline=None)
+@given(steps=st.lists(ordinary, max_size=60))
+def test_a_quote_stands_until_it_ends(kit, steps, halved):
+    """Balances stay, nothing fails: what was quoted once can be carried at that price and under that lock (R5)."""
+    rates = (Rate(downstream=kit.COIN, upstream=kit.GOLD, numerator=1, denominator=2),) if halved else ()
+    asset = kit.GOLD if halved else kit.COIN
+    engine = kit.engine(
+        *NAMES, kept_per_hash=2, standing_per_hash=64, max_improvements=100, max_lock_blocks=BlockDelta(75), rates=rates
+    )
+    kit.join(engine, "U", asset=asset)
+    now = kit.NOW
+    quotes = []
+    for step in steps:
+        match step:
+            case ("wait", seconds):
+                now = UnixTime(now + seconds)
+                effects = engine.handle(TimerFired(now=now))
+            case ("ask", name):
+                hashes = (kit.hash(0), kit.hash(1))
+                quotes += [(kit.peer(name), each) for each in engine.answer(kit.peer(name), hashes, now)]
+                effects = []
+            case (name, number, amount, lock, hops, ceiling, seconds):
+                offer = kit.message(
+                    number, amount, lock_blocks=lock, hops_left=hops, ceiling_msat=ceiling, expiry=now + seconds
+                )
+                effects = engine.handle(kit.bundle(name, offer, now=now))
+        quotes += [(each.neighbour, quote) for each in effects if isinstance(each, SendOffers) for quote in each.offers]
+        for upstream, quote in quotes:
+            if quote.expiry >= now:
+                found = engine.offers(PaymentHash(quote.payment_hash), upstream, AssetId(quote.asset), now)
+                assert any(
+                    each.quote.msat <= quote.amount_msat
+                    and each.lock_blocks + DELTA <= quote.lock_blocks
+                    and each.expiry >= quote.expiry
+                    for each in found
+                )
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=st.lists(st.one_of(offers, st.tuples(st.just("fail"), names, st.integers(0, 1), amounts)), max_size=60))
+def test_the_table_stays_within_its_bounds_and_each_neighbour_has_what_is_counted_as_its_own(kit, steps):
+    engine = kit.engine(*NAMES, kept_per_hash=2, standing_per_hash=2, max_offers=7)
+    for step in steps:
+        match step:
+            case ("fail", name, number, amount):
+                engine.handle(
+                    PaymentEnded(
+                        payment_hash=kit.hash(number),
+                        downstream=kit.peer(name),
+                        paid=False,
+                        now=kit.NOW,
+                        amount=amount,
+                        upstream=kit.peer("A"),
+                    )
+                )
+            case (name, number, amount, lock, hops, ceiling, seconds):
+                offer = kit.message(
+                    number, amount, lock_blocks=lock, hops_left=hops, ceiling_msat=ceiling, expiry=kit.NOW + seconds
+                )
+                engine.handle(kit.bundle(name, offer))
+        kept = Counter(offer.neighbour for route in engine.routes(kit.NOW) for offer in route.offers)
+        assert kept == Counter({each.neighbour: each.offers_kept for each in engine.neighbours(kit.NOW)})
+        assert kept.total() <= 7
+        assert all(0 < len(route.offers) <= 4 for route in engine.routes(kit.NOW))
