@@ -21,7 +21,7 @@ from rrnode.services.limits import printable
 DELIVER_WITHIN = 15.0  # seconds that a payer gives one server
 NEXT_SERVER_AFTER = 2.0  # seconds of silence after which the next server is tried beside it
 MOST_MAILBOXES = 3  # that keep the same: one that the payee wakes up to is enough, and each is asked for room
-_FROM_THE_PAYEE = (DeliveryCode.REFUSED, DeliveryCode.BAD_REQUEST)
+_FROM_THE_PAYEE = (DeliveryCode.REFUSED, DeliveryCode.BAD_REQUEST, DeliveryCode.TOO_LARGE)
 
 Message = Deliver | Store | Inquire
 Answer = Delivered | Kept | Failed
