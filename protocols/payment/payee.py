@@ -75,8 +75,8 @@ class BudgetPolicy:
         per_sender: initializations from one sender per `window` seconds.
         total: from all together per `window`.
         window: seconds.
-        nonces: remembered; at least what `total` lets through while we wait for a payment. Beyond that time the promise
-            itself tells that an initialization was acted on.
+        nonces: remembered; at least what `total` lets through while we wait for a payment. One that is repeated after
+            that, and was never paid, is one more.
         senders: remembered; more are treated as one.
     """
 

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 FETCH_EVERY = 300.0  # seconds; what comes while we are attached is handed down, unless we do not answer for a moment
 FIRST_AGAIN = 0.5  # seconds before what could not be taken yet is tried again, as our channel may be coming up; doubles
 TOO_LARGE_FOR = (
-    600.0  # seconds in which a channel that could take it has come up; who leaves only such mail fills no mailbox
+    600.0  # seconds that mail above what our channels take is left, as one may be coming up: then it gives way
 )
 MOST_PAGES = 32  # fetched in one go: a thousand mails, ten times what an honest server keeps for us
 ANSWER_WITHIN = 30.0  # seconds that a server's disk may take
