@@ -46,11 +46,7 @@ Take = Callable[[bytes, bytes], Awaitable[tuple[int, str]]]
 ANSWER_WITHIN = 10.0  # seconds that a payee has to take what was handed to it
 NOTHING_KEPT = Failed(DeliveryCode.NO_MAILBOX, "this server has no mailbox for that payee")
 CROWDED = Failed(DeliveryCode.TOO_MANY, "too many initializations for this payee from your network; wait a minute")
-_ANOTHER_TIME = (
-    DeliveryCode.NOT_HERE,
-    DeliveryCode.NO_ANSWER,
-    DeliveryCode.TOO_MANY,
-)  # what is to be kept is kept then
+_ANOTHER_TIME = (DeliveryCode.NOT_HERE, DeliveryCode.NO_ANSWER, DeliveryCode.TOO_MANY)  # reasons to keep it
 MOST_PENDING = 16  # initializations handed to one payee and not yet answered
 
 
@@ -91,8 +87,9 @@ class InitializationService:
         self._payees: dict[PeerId, _Payee] = {}
         self._strangers = Shares(per_sender=1, per_network=20, total=200, own=0.5, burst=20)
         self._curious = Shares(per_sender=1, per_network=20, total=200, own=0.5, burst=20)
-        # Of what a payee takes from all together (`BudgetPolicy.total`), a network gets half. All together are bounded above.
-        self._visitors = Allowance(per_key=1, burst=60, total=10_000)
+        # Of the 120 a minute that a payee takes from all together (`BudgetPolicy`), a network gets 90 at first, then 60. All
+        # together are bounded above.
+        self._visitors = Allowance(per_key=1, burst=30, total=10_000)
         self.attachments = Sessions(
             host=host, protocol=PROTOCOL, session=self._attached, needed=attaches_to, serves=None
         )

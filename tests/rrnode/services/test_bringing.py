@@ -124,7 +124,7 @@ async def test_one_network_uses_up_neither_a_server_nor_a_payee(leaping_clock: M
         return await node.service._pass_on(sender, payee, sealed(1))
 
     payee = node.host.peer_id
-    assert await flooded(deliver, payee, 3000) == 60, "half of what a payee takes from all together"
+    assert await flooded(deliver, payee, 3000) == 30, "of 120 a minute that a payee takes from all together"
     assert await deliver(ELSEWHERE, payee) == Delivered()
 
 
