@@ -105,6 +105,11 @@ class Promise:
     memo: str = ""
     claimed_by: HtlcRef | None = None
 
+    @property
+    def came_to_nothing(self) -> bool:
+        """A payer announced it and never paid: strangers can make any number of these, so no disk keeps them."""
+        return self.kind is Kind.PUSH and self.phase is PromisePhase.EXPIRED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
@@ -229,6 +234,8 @@ class StorePayment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorePromise:
+    """Keep it, or drop it once it `came_to_nothing`."""
+
     promise: Promise
 
 

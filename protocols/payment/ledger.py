@@ -13,7 +13,8 @@ class Ledger:
     """Indexes over frozen records. The engine decides and stores; nothing here has an opinion.
 
     Args:
-        history: how many ended payments, and promises, are kept for readers.
+        history: how many ended payments, promises, and promises that came to nothing, are kept for readers; the last for
+            themselves, as strangers make them and must not push out what was paid.
 
     Attributes:
         settled: hashes whose preimage was released by us or to us as payer. It only grows, by some 100 bytes for each
@@ -34,6 +35,7 @@ class Ledger:
         self._owners: dict[HtlcRef, HtlcRef | PaymentHash] = {}
         self._ended_payments: OrderedDict[PaymentHash, None] = OrderedDict()
         self._ended_promises: OrderedDict[PaymentHash, None] = OrderedDict()
+        self._unpaid: OrderedDict[PaymentHash, None] = OrderedDict()
         self._due: list[tuple[int, bytes]] = []  # promises by expiry
         self._due_payments: list[tuple[int, bytes]] = []
         for payment in snapshot.payments:
@@ -99,9 +101,10 @@ class Ledger:
             return
         if promise.phase is PromisePhase.CLAIMED:
             self.settled.add(payment_hash)
-        self._ended_promises[payment_hash] = None
-        while len(self._ended_promises) > self._history:
-            del self.promises[self._ended_promises.popitem(last=False)[0]]
+        ended = self._unpaid if promise.came_to_nothing else self._ended_promises
+        ended[payment_hash] = None
+        while len(ended) > self._history:
+            del self.promises[ended.popitem(last=False)[0]]
 
     def overdue_promises(self, now: int) -> list[Promise]:
         """Promises that expired before `now` unclaimed; each is given once."""

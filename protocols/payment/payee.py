@@ -16,6 +16,7 @@ from protocols.payment.payer import in_words, slack
 from protocols.routing.events import FloodRequested
 from protocols.units import Amount, AssetId, BlockDelta, BlockHeight, UnixTime
 from protocols.wire.channel import FailureCode
+from protocols.wire.init import DeliveryCode
 
 # --- HTLCs ----------------------------------------------------------------------------------------------------------
 
@@ -59,11 +60,11 @@ class Judgement(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`reason` is a sentence for the payer when refused; `busy` says that a later try may succeed."""
+    """When refused, `code` (one of `DeliveryCode`) and `reason`, a sentence, are for the payer."""
 
     judgement: Judgement
+    code: int = 0
     reason: str = ""
-    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,8 @@ class BudgetPolicy:
         per_sender: initializations from one sender per `window` seconds.
         total: from all together per `window`.
         window: seconds.
-        nonces: remembered; at least what `total` lets through while we wait for a payment. Beyond that time the promise
-            itself tells that an initialization was acted on.
+        nonces: remembered; at least what `total` lets through while we wait for a payment. One that is repeated after
+            that, and was never paid, is one more.
         senders: remembered; more are treated as one.
     """
 
@@ -110,9 +111,9 @@ class Budget:
         if spent:
             self._spent[sender] = spent
         if len(spent) >= self.policy.per_sender:
-            return _busy("this sender has sent too many initializations; wait a minute")
+            return _refused("this sender has sent too many initializations; wait a minute", DeliveryCode.TOO_MANY)
         if len(self._all) >= self.policy.total:
-            return _busy("the payee is asked for too many payments at once; wait a minute")
+            return _refused("the payee is asked for too many payments at once; wait a minute", DeliveryCode.TOO_MANY)
         self._all.append(now)
         self._nonces[nonce] = now
         self._spent[sender] = [*spent, now]
@@ -121,6 +122,10 @@ class Budget:
         while len(self._spent) > self.policy.senders:
             self._spent.popitem(last=False)
         return Verdict(judgement=Judgement.FLOOD)
+
+    def forget(self, nonce: bytes) -> None:
+        """It was not acted on after all: when it comes again it is no repeat."""
+        self._nonces.pop(nonce, None)
 
 
 def hash_of(init: Initialization) -> PaymentHash:
@@ -157,7 +162,7 @@ def judge(init: Initialization, promise: Promise | None, *, asset: AssetId, most
         if promise.phase is PromisePhase.EXPIRED or promise.expiry <= now:
             return _refused("the request has expired")
     if init.amount.msat > most:
-        return _busy(f"no channel of the payee can take {in_words(init.amount.msat)} now")
+        return _refused(f"no channel of the payee can take {in_words(init.amount.msat)} now", DeliveryCode.TOO_LARGE)
     return Verdict(judgement=Judgement.FLOOD)
 
 
@@ -210,9 +215,5 @@ def flood_of(
     )
 
 
-def _refused(reason: str) -> Verdict:
-    return Verdict(judgement=Judgement.REFUSED, reason=reason)
-
-
-def _busy(reason: str) -> Verdict:
-    return Verdict(judgement=Judgement.REFUSED, reason=reason, busy=True)
+def _refused(reason: str, code: int = DeliveryCode.REFUSED) -> Verdict:
+    return Verdict(judgement=Judgement.REFUSED, code=code, reason=reason)

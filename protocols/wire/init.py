@@ -33,6 +33,7 @@ class DeliveryCode:
     FULL = 7  # the payee's mailbox, the share of the sender's network in it, or the server's room is used up
     NOT_KEPT = 8  # nothing of the kind is kept here: it never was, or its time is over
     UNAVAILABLE = 9  # the server cannot write or read at the moment
+    TOO_LARGE = 10  # no channel of the payee can take so much now
 
 
 class Attach(Message, frozen=True, tag=0):

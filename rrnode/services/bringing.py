@@ -21,6 +21,7 @@ from rrnode.services.limits import printable
 LIVES = 120  # seconds that offers for one payment stay of use, when the payee is there
 FIRST_INQUIRY = 15.0  # seconds until a mailbox is asked what became of it; doubles, as each is a dial
 LAST_INQUIRY = 600.0
+FETCHED_FROM_ONE = "offers; the payee fetched the payment from one mailbox, as that says, and another still keeps it"
 _GONE = (DeliveryCode.NOT_KEPT, DeliveryCode.FULL)
 _ASK_AGAIN = (DeliveryCode.UNAVAILABLE, DeliveryCode.TOO_MANY)
 
@@ -90,11 +91,12 @@ class Bringing:
                 return
             where = "one of its servers keeps" if len(left) == 1 else f"{len(left)} of its servers keep"
             tell(Step(stage=Stage.ASLEEP, words=f"the payee to wake up; {where} the payment in its mailbox"))
-            tell(await self._until_known(payment, list(left), sealed))
+            tell(await self._until_known(payment, list(left), sealed, tell))
 
-    async def _until_known(self, payment: Payment, places: list[KeptAt], sealed: bytes) -> Step:
-        """Ask now and then what became of it; offers, when they come, end the waiting before that."""
-        delay, last = FIRST_INQUIRY, ""
+    async def _until_known(self, payment: Payment, places: list[KeptAt], sealed: bytes, tell: Tell) -> Step:
+        """Ask now and then what became of it; offers, when they come, end the waiting before that. What one mailbox says does
+        not end it while another still keeps the payment: servers lie."""
+        delay, last, fetched = FIRST_INQUIRY, "", False
         while places:
             await trio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, LAST_INQUIRY)
@@ -105,7 +107,10 @@ class Bringing:
                     continue
                 match answer:
                     case Delivered():
-                        return Step(stage=Stage.TOLD, words="fetched by the payee from its mailbox")
+                        places.remove(place)
+                        fetched = True
+                        if places:
+                            tell(Step(stage=Stage.ASLEEP, words=FETCHED_FROM_ONE))
                     case Kept():
                         pass
                     case Failed(code=code) if code in _ASK_AGAIN:
@@ -114,6 +119,8 @@ class Bringing:
                         places.remove(place)
                         whose = "its mailbox no longer keeps it" if code in _GONE else "the payee woke and refused it"
                         last = f"{whose}: {printable(reason)}"
+        if fetched:
+            return Step(stage=Stage.TOLD, words="fetched by the payee from its mailbox")
         return Step(stage=Stage.LOST, words=f"The payee was asleep, and {last}. Nothing was paid.")
 
 

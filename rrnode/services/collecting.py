@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 
 FETCH_EVERY = 300.0  # seconds; what comes while we are attached is handed down, unless we do not answer for a moment
 FIRST_AGAIN = 0.5  # seconds before what could not be taken yet is tried again, as our channel may be coming up; doubles
+TOO_LARGE_FOR = (
+    600.0  # seconds that mail above what our channels take is left, as one may be coming up: then it gives way
+)
 MOST_PAGES = 32  # fetched in one go: a thousand mails, ten times what an honest server keeps for us
 ANSWER_WITHIN = 30.0  # seconds that a server's disk may take
 
@@ -56,8 +59,8 @@ class Collector:
     """Empties our mailboxes.
 
     Args:
-        take: acts on one mail as on an initialization that was handed down, and notes what is missed; gives one of
-            `DeliveryCode`, or 0, and a sentence.
+        take: acts on one mail as on an initialization that was handed down, and notes what is missed; told whether what
+            is too large now is not tried again; gives one of `DeliveryCode`, or 0, and a sentence.
         keeps: whether this server has the `mailbox` switch.
         missed: told how many were turned away and how many expired at a server, when it is news.
         now: unix time.
@@ -66,7 +69,7 @@ class Collector:
     def __init__(
         self,
         *,
-        take: Callable[[PeerId, Mail], Awaitable[tuple[int, str]]],
+        take: Callable[[PeerId, Mail, bool], Awaitable[tuple[int, str]]],
         keeps: Callable[[PeerId], bool],
         missed: Callable[[PeerId, int, int], None],
         now: Callable[[], UnixTime],
@@ -78,23 +81,26 @@ class Collector:
         """Empty the mailbox at this server now and then, as long as we are attached to it."""
         if not self.keeps(stream.peer):
             return
-        wait = FIRST_AGAIN
+        wait, since = FIRST_AGAIN, trio.current_time()
         while True:
-            left = await _Turn(self, stream, answers).run()
+            last = trio.current_time() - since > TOO_LARGE_FOR
+            left = await _Turn(self, stream, answers, last=last).run()
             await trio.sleep(wait if left else FETCH_EVERY)
             wait = min(2 * wait, FETCH_EVERY) if left else FIRST_AGAIN
 
 
 class _Turn:
-    """Once through a mailbox."""
+    """Once through a mailbox. `last`: what is too large for our channels now is given up."""
 
     def __init__(
         self,
         collector: Collector,
         stream: FrameStream,
         answers: trio.MemoryReceiveChannel[Mails | Acknowledged | Failed],
+        *,
+        last: bool,
     ) -> None:
-        self._collector, self._stream, self._answers = collector, stream, answers
+        self._collector, self._stream, self._answers, self._last = collector, stream, answers, last
         before = collector.emptied.get(stream.peer)
         self._turned_away, self._expired = (before.turned_away, before.expired) if before else (0, 0)
         self._taken = self._left = 0
@@ -113,8 +119,8 @@ class _Turn:
                 if mail.number <= after:
                     raise PeerProtocolError("mails that are not in the order of their numbers")
                 after = mail.number
-                code, reason = await self._collector._take(self._stream.peer, mail)
-                if code == DeliveryCode.TOO_MANY:
+                code, reason = await self._collector._take(self._stream.peer, mail, self._last)
+                if code == DeliveryCode.TOO_MANY or (code == DeliveryCode.TOO_LARGE and not self._last):
                     self._left += 1
                 else:
                     self._taken += code == 0

@@ -21,7 +21,7 @@ from rrnode.services.limits import printable
 DELIVER_WITHIN = 15.0  # seconds that a payer gives one server
 NEXT_SERVER_AFTER = 2.0  # seconds of silence after which the next server is tried beside it
 MOST_MAILBOXES = 3  # that keep the same: one that the payee wakes up to is enough, and each is asked for room
-_FROM_THE_PAYEE = (DeliveryCode.REFUSED, DeliveryCode.BAD_REQUEST)
+_FROM_THE_PAYEE = (DeliveryCode.REFUSED, DeliveryCode.BAD_REQUEST, DeliveryCode.TOO_LARGE)
 
 Message = Deliver | Store | Inquire
 Answer = Delivered | Kept | Failed
@@ -73,7 +73,8 @@ class Deliveries:
         raise round_.failure()
 
     async def store(self, payee: PeerId, servers: Sequence[str], sealed: bytes) -> Way | tuple[KeptAt, ...]:
-        """Have it kept by some of the payee's servers, or passed down, should the payee be there by now.
+        """Have it kept by some of the payee's servers, or passed down, should the payee be there by now; a server may lie, so
+        that one says so counts only while none keeps it.
 
         Raises:
             PayeeRefuses, Unreachable: as `deliver`.
@@ -81,10 +82,10 @@ class Deliveries:
         round_ = _Round(Store(payee, sealed), enough=MOST_MAILBOXES)
         async with self._throw_away() as host:
             await round_.run(host, [each for each in _own_first(payee, servers) if not _is_own(payee, each)])
-        if round_.delivered_at is not None:
-            return _way(payee, round_.delivered_at)
         if round_.kept:
             return tuple(round_.kept)
+        if round_.delivered_at is not None:
+            return _way(payee, round_.delivered_at)
         raise round_.failure()
 
     async def inquire(self, payee: PeerId, address: str, sealed: bytes) -> Answer:
@@ -119,7 +120,8 @@ class _Round:
             match await _ask(host, address, self._message):
                 case Delivered():
                     self.delivered_at = address
-                    all_.cancel()
+                    if isinstance(self._message, Deliver):
+                        all_.cancel()
                 case Kept(until=until):
                     self.kept.append(KeptAt(address=address, until=until))
                     if len(self.kept) >= self._enough:

@@ -35,7 +35,7 @@ from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
 from rrnode.services.collecting import Collector
-from rrnode.services.limits import Allowance, one_sender, printable
+from rrnode.services.limits import Allowance, Shares, one_network, one_sender, printable
 from rrnode.services.mailbox import TOO_FAST, Mailbox
 from rrnode.services.sessions import Sessions
 
@@ -45,6 +45,8 @@ Take = Callable[[bytes, bytes], Awaitable[tuple[int, str]]]
 
 ANSWER_WITHIN = 10.0  # seconds that a payee has to take what was handed to it
 NOTHING_KEPT = Failed(DeliveryCode.NO_MAILBOX, "this server has no mailbox for that payee")
+CROWDED = Failed(DeliveryCode.TOO_MANY, "too many initializations for this payee from your network; wait a minute")
+_ANOTHER_TIME = (DeliveryCode.NOT_HERE, DeliveryCode.NO_ANSWER, DeliveryCode.TOO_MANY)  # reasons to keep it
 MOST_PENDING = 16  # initializations handed to one payee and not yet answered
 
 
@@ -83,8 +85,11 @@ class InitializationService:
         self._host, self._take, self._hands_to = host, take, hands_to
         self._collector, self.mailbox = collector, mailbox
         self._payees: dict[PeerId, _Payee] = {}
-        self._strangers = Allowance(per_key=1.0, burst=20, total=200)
-        self._curious = Allowance(per_key=1.0, burst=20, total=200)
+        self._strangers = Shares(per_sender=1, per_network=20, total=200, own=0.5, burst=20)
+        self._curious = Shares(per_sender=1, per_network=20, total=200, own=0.5, burst=20)
+        # Of the 120 a minute that a payee takes from all together (`BudgetPolicy`), a network gets 90 at first, then 60. All
+        # together are bounded above.
+        self._visitors = Allowance(per_key=1, burst=30, total=10_000)
         self.attachments = Sessions(
             host=host, protocol=PROTOCOL, session=self._attached, needed=attaches_to, serves=None
         )
@@ -183,18 +188,25 @@ class InitializationService:
                 waiting.close()  # the payer is told now, not when its time is over
 
     async def _pass_on(self, stream: FrameStream, payee: PeerId, sealed: bytes) -> Delivered | Failed:
-        sender = one_sender(stream.remote_address, stream.peer)
-        if not self._strangers.take(sender):
-            return Failed(DeliveryCode.TOO_MANY, "too many initializations; try again in a few seconds")
-        if payee == self._host.peer_id:
-            code, reason = await self._take(sealed, sender)
-            return Failed(code, reason) if code else Delivered()
-        return await self._hand_down(payee, sealed)
+        if not self._strangers.take(stream.remote_address, stream.peer):
+            return TOO_FAST
+        if payee != self._host.peer_id:
+            return await self._hand_down(stream, payee, sealed)
+        if not self._visits(stream, payee):
+            return CROWDED
+        code, reason = await self._take(sealed, one_sender(stream.remote_address, stream.peer))
+        return Failed(code, reason) if code else Delivered()
 
-    async def _hand_down(self, payee: PeerId, sealed: bytes) -> Delivered | Failed:
+    def _visits(self, stream: FrameStream, payee: PeerId) -> bool:
+        """Whether the sender's network may bring this payee, which is there, one more."""
+        return self._visitors.take((one_network(stream.remote_address, stream.peer), payee))
+
+    async def _hand_down(self, stream: FrameStream, payee: PeerId, sealed: bytes) -> Delivered | Failed:
         there = self._payees.get(payee)
         if there is None:
             return Failed(DeliveryCode.NOT_HERE, "the payee is not connected to this server")
+        if not self._visits(stream, payee):
+            return CROWDED
         if len(there.pending) >= MOST_PENDING:
             return Failed(DeliveryCode.TOO_MANY, "the payee has too many initializations to answer")
         number = there.next_number = (there.next_number + 1) & 0xFFFF_FFFF
@@ -213,14 +225,16 @@ class InitializationService:
     async def _keep(self, stream: FrameStream, payee: PeerId, sealed: bytes) -> Delivered | Kept | Failed:
         if self.mailbox is None or not self._hands_to(payee):
             return NOTHING_KEPT
-        answer = await self._pass_on(stream, payee, sealed)  # it may have come meanwhile
-        if isinstance(answer, Failed) and answer.code in (DeliveryCode.NOT_HERE, DeliveryCode.NO_ANSWER):
-            return await self.mailbox.keep(payee, sealed, stream.remote_address)
+        if not self._strangers.take(stream.remote_address, stream.peer):
+            return TOO_FAST
+        answer = await self._hand_down(stream, payee, sealed)  # it may have come meanwhile
+        if isinstance(answer, Failed) and answer.code in _ANOTHER_TIME:
+            return await self.mailbox.keep(payee, sealed, stream.remote_address, stream.peer)
         return answer
 
     async def _tell(self, stream: FrameStream, question: Inquire) -> Delivered | Kept | Failed:
         if self.mailbox is None:
             return NOTHING_KEPT
-        if not self._curious.take(one_sender(stream.remote_address, stream.peer)):
+        if not self._curious.take(stream.remote_address, stream.peer):
             return TOO_FAST
         return await self.mailbox.inquire(question)

@@ -27,7 +27,7 @@ from protocols.wire.init import (
 )
 from rrnode.errors import StorageFailed
 from rrnode.relations import network_of
-from rrnode.services.limits import Allowance, printable
+from rrnode.services.limits import Allowance, Shares, printable
 from rrnode.storage.mails import Ended, MailStore, NoRoom, Waiting
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class Mailbox:
     def __init__(self, store: MailStore, now: Callable[[], UnixTime]) -> None:
         self._store, self._now = store, now
         self._disk = trio.CapacityLimiter(1)
-        self._kept = Allowance(per_key=50, burst=500, total=50)  # each costs an fsync; senders are told apart elsewhere
+        self._kept = Shares(per_sender=1, per_network=5, total=50, own=0.1, burst=10)  # each costs an fsync
         self._asked = Allowance(per_key=5, burst=100, total=200)
 
     @property
@@ -72,13 +72,14 @@ class Mailbox:
 
     # --- for payers ---------------------------------------------------------------------------------------------------
 
-    async def keep(self, payee: PeerId, sealed: bytes, address: str) -> Kept | Delivered | Failed:
+    async def keep(self, payee: PeerId, sealed: bytes, address: str, sender: PeerId) -> Kept | Delivered | Failed:
         """Keep it for this payee.
 
         Args:
             address: the multiaddr that it came from; whose network cannot be seen shares one with all of its kind.
+            sender: the key that it came from, likely a throw-away.
         """
-        if not self._kept.take(None):
+        if not self._kept.take(address, sender):
             return TOO_FAST
         try:
             found = await self._on_disk(partial(self._store.put, payee, sealed, network_of(address), self._now()))

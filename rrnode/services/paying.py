@@ -296,10 +296,10 @@ class Paying:
                     decision = await self._collect(run, policy)
                     if isinstance(decision, payer.GiveUp):
                         await self._ask(PayAbandoned(payment_hash=payment_hash, reason=self._why(run, decision)))
-                        break
-                    await self._lock(run)
+                        await self._while_locked(run)  # one that waited for watchers may have been locked just before
+                    else:
+                        await self._lock(run)
                     policy = replace(policy, maximum=min(policy.maximum, ANEW_WITHIN_MS))
-                await run.ended.wait()
                 nursery.cancel_scope.cancel()
         finally:
             if self._runs.get(payment_hash) is run:
@@ -316,10 +316,14 @@ class Paying:
         self._say_waiting(run, "the lock to be taken")
         await self._ask(LockRequested(payment_hash=run.payment.payment_hash))
         self._say_waiting(run, "the settlement")
-        while run.payment.phase is PayPhase.LOCKED:
-            await run.news.wait()
+        await self._while_locked(run)
         if not run.ended.is_set():
             self._say_waiting(run, "another offer")
+
+    @staticmethod
+    async def _while_locked(run: _Run) -> None:
+        while run.payment.phase is PayPhase.LOCKED:
+            await run.news.wait()
 
     @staticmethod
     def _why(run: _Run, decision: payer.GiveUp) -> str:

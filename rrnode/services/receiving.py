@@ -109,8 +109,12 @@ class Receiving:
             return refusal.code, refusal.reason[:256]
         return 0, ""
 
-    async def take_mail(self, server: PeerId, mail: Mail) -> tuple[int, str]:
-        """Likewise, of one that waited in our mailbox. What can no longer be paid is noted as missed."""
+    async def take_mail(self, server: PeerId, mail: Mail, last: bool) -> tuple[int, str]:
+        """Likewise, of one that waited in our mailbox. What can no longer be paid is noted as missed, unless it was paid.
+
+        Args:
+            last: whether what is too large for our channels now does not come again.
+        """
         where = f"in the mailbox at {peer_text(server)}"
         try:
             init = self._read(mail.sealed)
@@ -119,7 +123,8 @@ class Receiving:
         try:
             await self._act(init, mail.sealed[:33])  # the server counted its senders
         except NotTaken as refusal:
-            if refusal.code != DeliveryCode.TOO_MANY:
+            later = refusal.code == DeliveryCode.TOO_MANY or (refusal.code == DeliveryCode.TOO_LARGE and not last)
+            if not later and not self._has_come(init):
                 self._note_missed(refusal.reason, where=where, init=init, stored=mail.stored)
             return refusal.code, refusal.reason[:256]
         self._follow(hash_of(init), where)
@@ -143,6 +148,11 @@ class Receiving:
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
+    def _has_come(self, init: Initialization) -> bool:
+        """Whether its payment is in already: of several mailboxes that keep a copy, one is the last to be emptied."""
+        promise = self._engine.promise(hash_of(init))
+        return promise is not None and promise.phase is PromisePhase.CLAIMED
+
     def _follow(self, payment_hash: PaymentHash, how: str) -> None:
         promise = self._engine.promise(payment_hash)
         if promise is not None and promise.phase is PromisePhase.WAITING:
@@ -163,8 +173,7 @@ class Receiving:
         if verdict.judgement is Judgement.FLOOD and sender is not None:
             verdict = self._budget.admit(init.nonce, sender, now)
         if verdict.judgement is Judgement.REFUSED:
-            code = DeliveryCode.TOO_MANY if verdict.busy else DeliveryCode.REFUSED
-            raise NotTaken(code, verdict.reason)
+            raise NotTaken(verdict.code, verdict.reason)
         made = promise or promise_of(init, config=self._config, entropy=os.urandom(32), now=now)
         if verdict.judgement is Judgement.REPEATED:
             return made
@@ -172,7 +181,11 @@ class Receiving:
         # locked before that queues behind the promise, and after a crash in between it is failed back.
         self._tell(flood_of(made, init.ceiling, init.expiry, entropy=os.urandom(32), now=self._now()))
         if isinstance(made, PromiseMade):
-            await self._keep(made)
+            try:
+                await self._keep(made)
+            except NotTaken:
+                self._budget.forget(init.nonce)  # or the next try of a mailbox would count as taken, and be lost
+                raise
         return made
 
     async def _keep(self, made: PromiseMade) -> None:

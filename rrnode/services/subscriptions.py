@@ -330,6 +330,8 @@ class SubscriptionClient:
         return (), tuple(dict.fromkeys(prefix_of(each, self._bits) for each in hashes))
 
     def _subscribe(self, hashes: tuple[PaymentHash, ...], until: UnixTime) -> Subscribe:
+        if self._bits:  # a server keeps the newest end of a filter: one that hashes share lasts as long as any of them
+            until = max(self._wanted.values())
         seconds = min(MAX_SECONDS, max(1, until - self._now()))
         return Subscribe(self._number(), *self._filters(hashes), seconds)
 

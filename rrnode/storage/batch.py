@@ -27,7 +27,7 @@ class Batch:
     Attributes:
         rows: the small number of each stored channel; kept up to date here.
         next_row: for the next new channel.
-        channels: by row; None: to be deleted.
+        channels: by row; None: to be deleted. promises: likewise, by hash.
         revoked: row and effect.
     """
 
@@ -36,7 +36,7 @@ class Batch:
     channels: dict[int, Any] = field(default_factory=dict)
     revoked: list[tuple[int, StoreRevoked]] = field(default_factory=list)
     payments: dict[PaymentHash, Payment] = field(default_factory=dict)
-    promises: dict[PaymentHash, Promise] = field(default_factory=dict)
+    promises: dict[PaymentHash, Promise | None] = field(default_factory=dict)
     forwards: dict[HtlcRef, Forward] = field(default_factory=dict)
     dropped: list[DropForward] = field(default_factory=list)
 
@@ -57,7 +57,8 @@ class Batch:
             case StorePayment():
                 self.payments[effect.payment.payment_hash] = effect.payment
             case StorePromise():
-                self.promises[effect.promise.payment_hash] = effect.promise
+                promise = effect.promise
+                self.promises[promise.payment_hash] = None if promise.came_to_nothing else promise
             case StoreForward():
                 self.forwards[effect.forward.incoming] = effect.forward
             case DropForward():

@@ -66,6 +66,7 @@ class Statements:
             ).where(this),
         )
         self._drop_forward = delete(forwards).where(this)
+        self._drop_promise = delete(schema.promises).where(schema.promises.c.payment_hash == bindparam("unpaid"))
         self._drop_channel = delete(schema.channels).where(schema.channels.c.row == bindparam("gone"))
 
     def write(self, connection: Connection, batch: Batch, *, next_history: int, at: int) -> int:
@@ -82,7 +83,8 @@ class Statements:
         gone = [{"gone": row} for row, channel in batch.channels.items() if channel is None]
         if gone:
             connection.execute(self._drop_channel, gone)
-        for name, things in (("payments", batch.payments), ("promises", batch.promises)):
+        promises = {key: promise for key, promise in batch.promises.items() if promise is not None}
+        for name, things in (("payments", batch.payments), ("promises", promises)):
             self._put(
                 connection,
                 name,
@@ -96,6 +98,8 @@ class Statements:
                     for key, thing in things.items()
                 ],
             )
+        if unpaid := [{"unpaid": key} for key, promise in batch.promises.items() if promise is None]:
+            connection.execute(self._drop_promise, unpaid)
         self._put(
             connection,
             "forwards",

@@ -21,6 +21,7 @@ from protocols.payment.payee import (
 )
 from protocols.routing.events import FloodRequested
 from protocols.units import Amount, BlockDelta, Msat, UnixTime
+from protocols.wire.init import DeliveryCode
 
 FLOOD = Verdict(judgement=Judgement.FLOOD)
 
@@ -62,6 +63,14 @@ def test_a_nonce_is_acted_on_once(kit):
     assert budget.admit(nonce(1), b"b", kit.NOW + 10_000) == Verdict(judgement=Judgement.REPEATED)
 
 
+def test_what_was_not_acted_on_after_all_is_no_repeat(kit):
+    budget = Budget()
+    budget.admit(nonce(1), b"a", kit.NOW)
+    budget.forget(nonce(1))
+    budget.forget(nonce(2))
+    assert budget.admit(nonce(1), b"a", kit.NOW) == FLOOD
+
+
 def test_a_sender_has_a_budget_that_comes_back(kit):
     budget = Budget(BudgetPolicy(per_sender=2, window=60))
     assert [budget.admit(nonce(i), b"a", kit.NOW).judgement for i in range(3)] == [
@@ -72,7 +81,7 @@ def test_a_sender_has_a_budget_that_comes_back(kit):
     assert budget.admit(nonce(9), b"a", kit.NOW) == Verdict(
         judgement=Judgement.REFUSED,
         reason="this sender has sent too many initializations; wait a minute",
-        busy=True,
+        code=DeliveryCode.TOO_MANY,
     )
     assert budget.admit(nonce(3), b"b", kit.NOW) == FLOOD
     assert budget.admit(nonce(9), b"a", kit.NOW + 59).judgement is Judgement.REFUSED
@@ -94,8 +103,8 @@ def test_what_a_budget_remembers_is_bounded(kit):
     assert (len(budget._nonces), len(budget._spent)) == (5, 3)
 
 
-def refusal(reason, busy=False):
-    return Verdict(judgement=Judgement.REFUSED, reason=reason, busy=busy)
+def refusal(reason, code=DeliveryCode.REFUSED):
+    return Verdict(judgement=Judgement.REFUSED, code=code, reason=reason)
 
 
 def test_a_push_that_could_be_paid_is_flooded_for(kit, push):
@@ -111,7 +120,7 @@ def test_a_push_that_cannot_be_paid_is_refused_with_a_sentence(kit, push, promis
     too_late = replace(push, expiry=kit.NOW + 15 * 86_400 + 1)
     assert verdict(too_late) == refusal("the payment would wait longer than 15 days")
     assert verdict(replace(push, amount=Amount(Msat(5000), kit.GOLD))) == refusal("the payee takes another coin")
-    assert verdict(most=4999) == refusal("no channel of the payee can take 5 sat now", busy=True)
+    assert verdict(most=4999) == refusal("no channel of the payee can take 5 sat now", DeliveryCode.TOO_LARGE)
     other = refusal("the payee waits for another payment with this secret")
     assert verdict(held=promise) == other
     pushed = replace(promise, kind=Kind.PUSH)

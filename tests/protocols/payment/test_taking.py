@@ -10,6 +10,7 @@ from protocols.errors import MisuseError
 from protocols.payment.config import EngineConfig
 from protocols.payment.events import (
     ChainReserveChanged,
+    Kind,
     OffersFound,
     Promise,
     PromiseChanged,
@@ -133,6 +134,21 @@ def test_promises_expire_and_end_there(kit, desk):
     assert desk.do(Flush()) == [StorePromise(promise=expired), PromiseChanged(promise=expired)]
     assert desk.do(Flush()) == []
     assert desk.htlc_in("up", 1, 1_000_000)[-1] == failing(kit, FailureCode.OFFER_EXPIRED)
+
+
+def test_what_strangers_announce_and_never_pay_pushes_nothing_out_of_the_history(kit):
+    desk = kit.Desk(kit.channel("up"), config=EngineConfig(history=2))
+    desk.do(desk.promise(1))
+    desk.htlc_in("up", 1, 1_000_000)
+    for number in range(2, 7):
+        desk.do(desk.promise(number, kind=Kind.PUSH))
+    desk.do(Flush())
+    desk.now = UnixTime(kit.NOW + 91)
+    ended = [each for each in desk.do(Flush()) if isinstance(each, StorePromise)]
+    assert [each.promise.came_to_nothing for each in ended] == [True] * 5
+    paid, *unpaid = desk.engine.promises()
+    assert (paid.payment_hash, paid.phase) == (kit.hash(1), PromisePhase.CLAIMED)
+    assert {each.payment_hash for each in unpaid} == {each.promise.payment_hash for each in ended[-2:]}
 
 
 def test_a_promise_is_refused_with_a_sentence(kit, desk):

@@ -68,7 +68,7 @@ class Node:
         self.taken.append((what, sender))
         return 0, ""
 
-    async def take_nothing(self, server: PeerId, mail: Mail) -> tuple[int, str]:
+    async def take_nothing(self, server: PeerId, mail: Mail, last: bool) -> tuple[int, str]:
         raise AssertionError("there is no mailbox")
 
     @asynccontextmanager

@@ -85,6 +85,16 @@ async def test_a_prefix_ends_with_the_last_hash_that_begins_with_it(net: Net, au
     await until(lambda: asked(server) == ((), both_known[1:]))
 
 
+async def test_a_prefix_lasts_as_long_as_any_hash_that_begins_with_it(net: Net, autojump_clock: Clock) -> None:
+    server, client = await with_prefixes(net, 12)
+    client.client.want(OURS, UnixTime(START + 3600))
+    await until(lambda: asked(server)[1] != ())
+    client.client.want(TWIN, UnixTime(START + 60))
+    await trio.sleep(600)
+    server.tell(TimerFired(now=now()))
+    assert asked(server) == ((), (PrefixView(bits=12, value=b"\xab\xc0"),))
+
+
 async def test_many_prefixes_are_asked_for_in_messages_that_fit(net: Net, autojump_clock: Clock) -> None:
     server, client = await with_prefixes(net, 16)
     for number in range(100):

@@ -94,7 +94,7 @@ class Node:
             self.taken.append(int.from_bytes(what, "big"))
         return self.answer
 
-    async def take_mail(self, server: PeerId, mail: Mail) -> tuple[int, str]:
+    async def take_mail(self, server: PeerId, mail: Mail, last: bool) -> tuple[int, str]:
         return await self.take(mail.sealed, b"")
 
     def throw_away(self) -> AbstractAsyncContextManager[Host]:
@@ -207,6 +207,22 @@ async def test_what_cannot_be_taken_yet_is_left_and_tried_again_soon(leaping_clo
     await until(lambda: scene.store.waiting == 0)
     assert trio.current_time() - began < 3
     assert scene.payee.taken == [1, 2]
+
+
+async def test_what_is_too_large_for_every_channel_is_left_for_a_while_and_then_no_longer_in_the_way(
+    leaping_clock: MockClock, scene: Scene
+) -> None:
+    for number in (1, 2):
+        scene.store.put(scene.name, sealed(number), "", now())
+    scene.payee.answer = (DeliveryCode.TOO_LARGE, "no channel of the payee can take 21,000,000 sat now")
+    await scene.wake()
+    await until(lambda: scene.payee.collector.emptied != {})
+    await trio.sleep(collecting.TOO_LARGE_FOR / 2)
+    assert scene.store.waiting == 2
+    await trio.sleep(collecting.TOO_LARGE_FOR / 2 + collecting.FETCH_EVERY)
+    await until(lambda: scene.store.waiting == 0)
+    told = await scene.payer.deliveries.inquire(scene.name, scene.server.address, sealed(1))
+    assert told == Failed(*scene.payee.answer)
 
 
 async def test_a_mailbox_of_many_pages_is_emptied_in_order(leaping_clock: MockClock, scene: Scene) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scenario"))
 
 from scenario_kit import World, world
 
-from protocols.payment.events import PayPhase
+from protocols.payment.events import PayAbandoned, PayPhase, RequestRefused
 from rrnode.control import models as m
 from rrnode.errors import StorageFailed
 
@@ -54,3 +55,22 @@ async def test_a_node_that_has_halted_makes_no_payment_and_says_so(net: World) -
     with pytest.raises(StorageFailed, match="disk full"):
         await payer.owner.pay(m.PayOrder(target=contact, amount_msat=5000))
     assert payer.node.paying._runs == {}
+
+
+async def test_a_payment_that_could_not_be_given_up_still_has_a_driver(net: World) -> None:
+    payer, payee, other = await net.add("A"), await net.add("B"), await net.add("C", coins=0)
+    await net.mine(101)
+    await net.channel(payer, payee)
+    contact, ask, refused = (await other.owner.contact()).contact, payer.node.paying._ask, []
+
+    async def locked_meanwhile(event: Any) -> list[Any]:
+        if isinstance(event, PayAbandoned) and not refused:
+            refused.append(RequestRefused(payment_hash=event.payment_hash, reason="it is locked"))
+            return refused
+        return await ask(event)
+
+    payer.node.paying._ask = locked_meanwhile  # type: ignore[assignment]
+    with trio.fail_after(20):
+        payment_hash = await payer.owner.pay(m.PayOrder(target=contact, amount_msat=5000, maximum_ms=10, asleep_s=0))
+        payment = await payer.ended(payment_hash)
+    assert (payment.phase, len(refused)) == (PayPhase.FAILED, 1)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from protocols.errors import MisuseError
 from protocols.ids import PeerId, Preimage, Txid
 from protocols.payment.events import (
     DropForward,
+    Kind,
     PayPhase,
     PromisePhase,
     Snapshot,
@@ -76,6 +78,21 @@ def test_everything_committed_is_there_after_opening_again(opened: Opened, kit: 
         forwards=forwards,
         settled_hashes=frozenset({kit.hash(2), kit.hash(5)}),
     )
+
+
+def test_a_payment_that_a_stranger_announced_and_never_made_leaves_nothing_on_the_disk(
+    opened: Opened, kit: Any
+) -> None:
+    announced, asked, paid = kit.promise(1), replace(kit.promise(2), kind=Kind.REQUEST), kit.promise(3)
+    announced, paid = replace(announced, kind=Kind.PUSH), replace(paid, kind=Kind.PUSH, phase=PromisePhase.CLAIMED)
+    store = opened()
+    store.commit([StorePromise(promise=each) for each in (announced, asked, paid)])
+    expired = [replace(each, phase=PromisePhase.EXPIRED) for each in (announced, asked)]
+    store.commit([StorePromise(promise=each) for each in expired])
+    left = store.load().snapshot
+    assert sorted(each.payment_hash for each in left.promises) == sorted([asked.payment_hash, paid.payment_hash])
+    assert expired[1] in left.promises
+    assert left.settled_hashes == {paid.payment_hash}
 
 
 def test_the_last_of_several_states_in_a_batch_counts(opened: Opened, kit: Any) -> None:
