@@ -29,8 +29,6 @@ from rrnode.control.models.events import (
 )
 from rrnode.control.models.node import ChainStatus, Done, Failure, HelperInfo, PeerInfo, Status
 from rrnode.control.models.orders import (
-    MAX_MSAT,
-    MAX_SAT,
     CloseOrder,
     ConnectOrder,
     MineOrder,
@@ -69,8 +67,6 @@ from rrnode.control.models.watching import (
 )
 
 __all__ = [
-    "MAX_MSAT",
-    "MAX_SAT",
     "AlarmRaised",
     "AttemptFailed",
     "AttemptInfo",

@@ -4,10 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from protocols.units import MAX_MSAT, MAX_SAT
 from rrnode.control.models.base import Model
 
-MAX_MSAT = 21_000_000 * 100_000_000 * 1000
-MAX_SAT = 21_000_000 * 100_000_000
 _PeerText = Annotated[str, Field(min_length=1, max_length=1024)]
 _PaymentText = Annotated[str, Field(min_length=1, max_length=4096)]
 _Memo = Annotated[str, Field(max_length=256)]
