@@ -19,11 +19,10 @@ from protocols.payment.events import ForwardPolicy
 from protocols.payment.payer import WaitPolicy
 from protocols.routing.config import RoutingConfig
 from protocols.routing.pricing import FeePolicy, NeighbourFee, Rate
-from protocols.units import MAX_MSAT, MAX_SAT, AssetId, BlockDelta, Msat, Sat
+from protocols.units import MAX_MSAT, MAX_SAT, PPM, AssetId, BlockDelta, Msat, Sat
 from rrnode.errors import UserError
 from rrnode.host.peer_text import from_text
 
-PPM = 1_000_000
 MAX_NAME = 100  # characters of an operator's name
 
 

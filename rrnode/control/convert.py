@@ -5,12 +5,11 @@ from protocols.ids import PaymentHash, PeerId
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
 from protocols.payment.payer import failure_words
 from protocols.routing.events import KeptOffer, OfferArrived
+from protocols.units import PPM
 from protocols.watch.hunt import Case
 from rrnode.control import models as m
 from rrnode.control.text import peer_text, txid_text
 from rrnode.services.collecting import Emptied
-
-PPM = 1_000_000
 
 
 def fee_ppm(fee_msat: int, amount_msat: int) -> int:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from protocols.units import MAX_MSAT, MAX_SAT
+from protocols.units import MAX_MSAT, MAX_SAT, PPM
 from rrnode.control.models.base import Model
 
 _PeerText = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -53,7 +53,7 @@ class PayOrder(Model):
     max_fee_msat: int | None = Field(default=None, ge=0, le=MAX_MSAT)
     quiet_ms: int | None = Field(default=None, ge=0, le=3_600_000)
     maximum_ms: int | None = Field(default=None, ge=1, le=3_600_000)
-    good_enough_ppm: int | None = Field(default=None, ge=0, le=1_000_000)
+    good_enough_ppm: int | None = Field(default=None, ge=0, le=PPM)
     memo: _Memo = ""
     asleep_s: int | None = Field(default=None, ge=0, le=14 * 86400)
 
