@@ -5,7 +5,7 @@ inbound connections and streams. Source of the link protocol: `protocols.wire.li
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import structlog
@@ -14,7 +14,7 @@ import trio
 from protocols.errors import DecodeError, PeerProtocolError
 from protocols.ids import PeerId
 from protocols.wire import link as wire
-from rrnode.errors import LinkClosed, Unreachable
+from rrnode.errors import LinkClosed, Unreachable, leaves
 from rrnode.host.base import (
     FrameStream,
     Host,
@@ -146,9 +146,9 @@ class LinkedHost(Host):
                     for channel in list(self._subscribers):
                         channel.close()
         except BaseExceptionGroup as group:
-            leaves = list(_leaves(group))
-            if len(leaves) == 1:  # our nursery must not change what the caller's own exception is
-                raise leaves[0] from leaves[0].__cause__
+            single = list(leaves(group))
+            if len(single) == 1:  # our nursery must not change what the caller's own exception is
+                raise single[0] from single[0].__cause__
             raise
 
     def handle(self, protocol: str, handler: StreamHandler) -> None:
@@ -426,7 +426,7 @@ class LinkedHost(Host):
 
     def _judge(self, stream: QueuedStream, error: Exception) -> None:
         """Count and log why a handler ended: the link, the peer, or ourselves."""
-        causes = [leaf for leaf in _leaves(error) if not isinstance(leaf, LinkClosed)]
+        causes = [leaf for leaf in leaves(error) if not isinstance(leaf, LinkClosed)]
         ours = [leaf for leaf in causes if not isinstance(leaf, PeerProtocolError)]
         if ours:
             self.counters.handler_errors += 1
@@ -557,14 +557,6 @@ class LinkedHost(Host):
         async with trio.open_nursery() as nursery:
             for link in list(self._all.values()):
                 nursery.start_soon(self._farewell, link, reason)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _name(genesis: bytes) -> str:

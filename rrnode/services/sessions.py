@@ -4,7 +4,7 @@ When both sides open one, the stream of the lower peer id stands; a newer stream
 older. So both ends settle on the same stream without a word about it.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,7 +12,7 @@ import trio
 
 from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId
-from rrnode.errors import LinkClosed
+from rrnode.errors import LinkClosed, leaves
 from rrnode.host.base import FrameStream, Host, PeerConnected, PeerLost
 from rrnode.host.peer_text import to_text
 from rrnode.services.limits import Allowance, printable
@@ -184,16 +184,8 @@ class Sessions:
         except* PeerProtocolError as group:
             self.broken += 1
             counters.bad_messages += not stream.bad_frames
-            reason = printable(str(next(_leaves(group))))
+            reason = printable(str(next(leaves(group))))
             log.warning("peer broke the protocol; its stream ends", reason=reason, **who)
         except* Exception as group:
             counters.handler_errors += 1
             log.error("a session met a bug; its stream ends", exc_info=group, **who)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
