@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from bootstrap.addresses import first_part, number_of
 from bootstrap.join import group_of
 from bootstrap.relays import Relay, roles_of
 from protocols.ids import PeerId
@@ -126,16 +127,13 @@ def _bears(mark: str, server: KnownServer) -> bool:
 
 
 def _is_public(address: str) -> bool:
-    kind, _, rest = address.removeprefix("/").partition("/")
-    try:
-        number = ipaddress.ip_address(rest.partition("/")[0])
-    except ValueError:
+    kind, host = first_part(address)
+    number = number_of(host)
+    if number is None or kind not in ("ip4", "ip6"):
         return False
-    if isinstance(number, ipaddress.IPv6Address):
-        if number.sixtofour or number.teredo:  # an IPv4 address in disguise
-            return False
-        number = number.ipv4_mapped or number
-    return kind in ("ip4", "ip6") and number.is_global and not number.is_multicast
+    if isinstance(number, ipaddress.IPv6Address) and (number.sixtofour or number.teredo):
+        return False  # an IPv4 address in disguise
+    return number.is_global and not number.is_multicast
 
 
 def _marks(record: NodeRecord) -> frozenset[str]:
