@@ -44,17 +44,17 @@ def chosen(settings: Settings, dialer: Dialer) -> Evidence:
         named.setdefault(peer, set()).add(where)
 
     def of(peer: PeerId) -> Known:
-        dialled = {each.where for each in dialer.addresses_of(peer) if each.source is not Source.RECORD}
+        dialled = {each.where for each in dialer.addresses_of(peer) if each.source is Source.USER}
         return known(peer, addresses=named.get(peer, set()) | dialled, operators=operators.get(peer, ()))
 
     return of
 
 
 def declared(dialer: Dialer) -> Evidence:
-    """What a peer says of itself in signed records."""
+    """What is known of a peer from itself or from relays: records, and where one was found when this node joined."""
 
     def of(peer: PeerId) -> Known:
-        return known(peer, addresses=[each.where for each in dialer.addresses_of(peer) if each.source is Source.RECORD])
+        return known(peer, addresses=[at.where for at in dialer.addresses_of(peer) if at.source is not Source.USER])
 
     return of
 

@@ -44,12 +44,14 @@ from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
 from rrnode.services.routing import RoutingService, SubscriptionEffect
 from rrnode.services.subscriptions import SubscriptionClient
+from rrnode.traces import Traces
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
 
 log = structlog.get_logger(__name__)
 
+READY_WITHIN, READY_LOOK = 5.0, 0.1  # seconds
 SWITCH_ROUTE, SWITCH_MAILBOX = 1, 8  # bits of `Hello.switches`
 
 
@@ -66,6 +68,7 @@ class Node:
         self.ended = trio.Event()
         self.news = News(parts.clock)
         self.bus, self.alarms = self.news.bus, self.news.alarms
+        self.traces = Traces(parts.clock, settings.limits.traced_payments)
         self.openings = Openings(self.news.notify)
         self._background: trio.Nursery | None = None
 
@@ -88,6 +91,7 @@ class Node:
             store=self.store,
             openings=self.openings,
             neighbours=self.neighbours,
+            traces=self.traces,
             now=self.now,
         )
         self.dispatcher = Dispatcher(
@@ -127,6 +131,7 @@ class Node:
             is_neighbour=self.neighbours.__contains__,
             subscriptions=self._subscription_effect,
             offer_arrived=lambda arrived: self.paying.offer_arrived(arrived),
+            traced=self.traces.routing if self.traces.most else None,
         )
         self.subscriptions = building.subscription_server(parts, self.routing, self.neighbours, self.started_at)
         self.chain_facts = building.chain_facts(parts)
@@ -170,13 +175,14 @@ class Node:
             parts, self.money, self.guards, self._height, self.news.alarm, self.dispatcher.post
         )
         building.serve_info(parts, self.money, self.acquaintances)
-        self.joiner = building.joiner(parts, self.acquaintances, self.news.alarm)
+        self.joiner = building.joiner(parts, self.acquaintances, self.news.alarm, self._relay_reached)
         self.paying = building.paying(
             parts, self.money, self.bus, self.ask, self.routing.tell, self.subscribed, self.reachable_at
         )
         self._performing = Performing(
             engine=self.money,
             news=self.news,
+            traces=self.traces,
             openings=self.openings,
             neighbours=self.neighbours,
             channels=self.channels,
@@ -352,6 +358,9 @@ class Node:
             self.guards.lost(peer)
             self._guards_changed()
 
+    def _relay_reached(self, address: str) -> None:
+        self.dialer.name(address, Source.RELAYS)
+
     def _said(self, record: NodeRecord) -> None:
         if self.guards.said(record):
             self._guards_changed()
@@ -372,6 +381,13 @@ class Node:
             self.tower.tip_changed()
         self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
         self.news.notify()
+
+    async def until_ready(self) -> None:
+        """While a block is being taken in, nothing new is taken on: wait for that, but not for a chain that is away."""
+        with trio.move_on_after(READY_WITHIN):
+            while not self.chain_ready and not self.following.problem and not self.halted():
+                with trio.move_on_after(READY_LOOK):
+                    await self.changed()
 
     async def changed(self) -> None:
         """Wait until something (a channel, a peer, the chain) has changed."""

@@ -4,7 +4,8 @@ Text and numbers in, text and numbers out; every failure is a sentence. Nothing 
 events for the engine, answers are read off the engine's state.
 """
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
@@ -15,8 +16,8 @@ from protocols.units import BlockHeight, FeeRate, Msat, Sat
 from rrnode import audit, showing
 from rrnode.chain.base import Miner, Verdict
 from rrnode.control import models as m
-from rrnode.control.convert import bounty_info, channel_info, mailbox_info, payment_info, promise_info
-from rrnode.control.text import parse_peer, peer_of_address, peer_text, txid_text
+from rrnode.control.convert import bounty_info, channel_info, mailbox_info, payment_info, promise_info, trace_note
+from rrnode.control.text import parse_payment_hash, parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
 from rrnode.host.dialer import Source
@@ -24,6 +25,7 @@ from rrnode.node import Node
 from rrnode.opening import open_channel
 from rrnode.services.hunting import Hunter
 from rrnode.services.neighbours import lives
+from rrnode.sniffing import Sniffed, Wanted, sniffing
 
 BOUNTIES_SHOWN = 200  # the newest; all are on disk
 
@@ -176,10 +178,12 @@ class Owner:
 
     async def pay(self, order: m.PayOrder) -> PaymentHash:
         """Start a payment."""
+        await self._node.until_ready()
         return await self._node.paying.pay(order)
 
     async def pay_by_hand(self, order: m.PayOrder) -> m.HandedOver:
         """Start a payment whose payee its owner tells."""
+        await self._node.until_ready()
         payment, text = await self._node.paying.pay_by_hand(order)
         return m.HandedOver(payment_hash=payment.payment_hash.hex(), text=text, expires_unix=payment.expiry)
 
@@ -226,6 +230,20 @@ class Owner:
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         """Payments that we take, newest first."""
         return tuple(promise_info(each) for each in reversed(self._node.money.promises()))
+
+    async def trace(self, payment_hash: PaymentHash) -> m.Trace:
+        """What is remembered of a payment."""
+        node = self._node
+        notes, left_out = node.traces.of(payment_hash)
+        return m.Trace(
+            payment_hash=payment_hash.hex(),
+            peer_id=peer_text(node.us),
+            network=node.settings.node.network,
+            operator=node.settings.node.operator,
+            since_ms=int(node.started_at * 1000),
+            notes=tuple(map(trace_note, notes)),
+            left_out=left_out,
+        )
 
     async def routes(self) -> m.Routes:
         """The routing table now."""
@@ -280,3 +298,15 @@ class Owner:
     def events(self, *, after: int | None = None) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[m.Event]]:
         """Follow events."""
         return self._node.bus.subscribe(after=after)
+
+    @asynccontextmanager
+    async def frames(self, wanted: m.FrameFilter) -> AsyncIterator[Sniffed]:
+        """See frames as they pass."""
+        sieve = Wanted(
+            protocols=frozenset(wanted.protocols),
+            peer=parse_peer(wanted.peer) if wanted.peer else None,
+            payment_hash=parse_payment_hash(wanted.payment_hash) if wanted.payment_hash else None,
+            secrets=wanted.secrets,
+        )
+        async with sniffing(self._node.host.tap, sieve, self._node.parts.clock) as sniffed:
+            yield sniffed

@@ -1,20 +1,16 @@
-"""What the tools that look at networks share: the protocols, a throw-away identity, and an end that a person can read."""
+"""What the tools that look at networks share: a throw-away identity, and an end that a person can read."""
 
-import importlib
 import os
-import pkgutil
 import sys
 from collections.abc import Awaitable, Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
 import typer
 
-import protocols.wire
 from bootstrap.networks import NETWORKS, Network
 from protocols.errors import RrnodeError
-from protocols.wire.codec import Codec
 from rrnode import log
 from rrnode.errors import leaves
 from rrnode.host.base import Host
@@ -31,14 +27,6 @@ def network_of(name: str) -> Network:
     if name not in NETWORKS:
         raise given_up(f"there is no network {name[:40]!r}; known are: {', '.join(NETWORKS)}", code=2)
     return NETWORKS[name]
-
-
-@cache
-def codecs() -> dict[str, Codec[Any]]:
-    """The codec of each protocol of this project, by its id."""
-    names = (each.name for each in pkgutil.iter_modules(protocols.wire.__path__))
-    modules = [importlib.import_module(f"protocols.wire.{name}") for name in names]
-    return {module.PROTOCOL: module.CODEC for module in modules if hasattr(module, "PROTOCOL")}
 
 
 def throw_away(network: Network) -> Host:

@@ -10,24 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from protocols.errors import DecodeError
-from protocols.ids import PeerId
-from protocols.node_record import NodeRecord, Refusal, read
-from protocols.units import AssetId, UnixTime
 from protocols.wire.codec import Codec, Message
 from protocols.wire.framing import Deframer
-from protocols.wire.info import Signed
-from rrnode.host.peer_text import to_text
-from rrnode.services.limits import printable
-from tools import common
+from rrnode.control import models as m
+from rrnode.errors import UserError
+from tools import common, frames
+from tools.words import SHOWN, as_document, codecs, in_words, message_of
 
 MOST_BYTES = 64 << 20  # of a file
-SHOWN = 64  # bytes of a byte string, elements of a list
 _HEX = re.compile(r"[0-9a-fA-F\s]*")
-_TIMES = {"expiry", "now", "made"}  # u32 or u63 fields that are unix seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +53,7 @@ def frames_of(raw: bytes) -> tuple[list[bytes], str]:
 
 def read_frames(payloads: Sequence[bytes], protocol: str = "") -> list[Read]:
     """What each frame is. When one protocol fits all of them, it is taken to be that one."""
-    known = {protocol: common.codecs()[protocol]} if protocol else common.codecs()
+    known = {protocol: codecs()[protocol]} if protocol else codecs()
     found = [Read(payload=each, messages=_fits(each, known)) for each in payloads]
     common_ones = set.intersection(*({name for name, _ in each.messages} for each in found)) if found else set()
     if common_ones:
@@ -90,78 +84,10 @@ def why_not(payload: bytes, protocol: str) -> str:
     if not protocol:
         return f"no message of any protocol: {payload[:SHOWN].hex()}{'…' if len(payload) > SHOWN else ''}"
     try:
-        common.codecs()[protocol].decode(payload)
+        codecs()[protocol].decode(payload)
     except DecodeError as error:
         return str(error)
     raise AssertionError("it is one")
-
-
-# --- for people and for programs --------------------------------------------------------------------------------------
-
-
-def in_words(message: Message, indent: str = "  ") -> Iterator[str]:
-    """A line for each field, and lines for what is inside."""
-    for field in msgspec.structs.fields(type(message)):
-        yield from _field(field.name, getattr(message, field.name), indent)
-    if isinstance(message, Signed):
-        yield from _record(message, indent)
-
-
-def _field(name: str, value: object, indent: str) -> Iterator[str]:
-    match value:
-        case Message():
-            yield f"{indent}{name}: {type(value).__name__}"
-            yield from in_words(value, indent + "  ")
-        case tuple():
-            yield f"{indent}{name}: {len(value)}"
-            for number, each in enumerate(value[:SHOWN]):
-                yield from _field(f"[{number}]", each, indent + "  ")
-            if len(value) > SHOWN:
-                yield f"{indent}  … and {len(value) - SHOWN} more"
-        case _:
-            yield f"{indent}{name}: {_value(name, value)}"
-
-
-def _value(name: str, value: object) -> str:
-    match value:
-        case bytes():
-            shown = value[:SHOWN].hex() + ("…" if len(value) > SHOWN else "")
-            peer = f" ({to_text(PeerId(value))})" if len(value) == 33 and value[:1] in (b"\2", b"\3") else ""
-            return f"{shown or 'nothing'}{peer}, {len(value)} bytes"
-        case bool():
-            return "yes" if value else "no"
-        case int() if name in _TIMES and 10**9 < value < 2**32:
-            return f"{value} ({datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC)"
-        case int() if name.endswith(("_msat", "_sat")):
-            return f"{value:,} {name.rpartition('_')[2]}"
-        case str():
-            return f'"{printable(value)}"'
-    return str(value)
-
-
-def _record(signed: Signed, indent: str) -> Iterator[str]:
-    """What a signed record says; whether it is in time does not matter here."""
-    network, made = signed.content[1:33], signed.content[66:74]
-    record = read(signed, network=AssetId(network), now=UnixTime(int.from_bytes(made, "big")))
-    if isinstance(record, Refusal):
-        yield f"{indent}record: {record.value}"
-        return
-    yield f"{indent}record:"
-    for field in dataclasses.fields(NodeRecord):
-        yield from _field(field.name, getattr(record, field.name), indent + "  ")
-
-
-def as_document(value: object) -> Any:
-    """A message for programs: byte strings in hex."""
-    match value:
-        case Message():
-            fields = {name: as_document(getattr(value, name)) for name in type(value).__struct_fields__}
-            return {"message": type(value).__name__, **fields}
-        case tuple():
-            return [as_document(each) for each in value]
-        case bytes():
-            return value.hex()
-    return value
 
 
 def _given(hexed: str, file: Path | None) -> bytes:
@@ -184,21 +110,80 @@ def _given(hexed: str, file: Path | None) -> bytes:
     return bytes.fromhex(hexed)
 
 
+def _is_record(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return frames.is_record(opened.read(100))
+    except OSError:
+        return False  # said when it is read
+
+
+def _show_record(file: Path, protocol: str, *, as_json: bool) -> None:
+    """What `tools.sniff` has recorded, as far as it is whole."""
+    found: list[m.Frame] = []
+    rest = ""
+    if file.stat().st_size > MOST_BYTES:
+        raise common.given_up(f"{file} has more than {MOST_BYTES >> 20} MiB; show it with: tools.sniff --read")
+    try:
+        found += (each for each in frames.read(file) if protocol in ("", each.protocol))
+    except UserError as error:
+        rest = str(error)
+    readable = [_in_frame(each) for each in found]
+    if as_json:
+        documents = [
+            {
+                **frame.model_dump(exclude={"payload", "dropped"}),
+                "messages": [] if message is None else [{"protocol": frame.protocol, **as_document(message)}],
+                "problem": problem,
+            }
+            for frame, (message, problem) in zip(found, readable, strict=True)
+        ]
+        print(json.dumps({"frames": documents, "rest": rest}, indent=2, ensure_ascii=False))
+    else:
+        for number, (frame, (message, problem)) in enumerate(zip(found, readable, strict=True), 1):
+            at = datetime.fromtimestamp(frame.at_ms / 1000, UTC)
+            way = "from" if frame.direction == "in" else "to"
+            name = "something" if message is None else type(message).__name__
+            print(f"{number}. {at:%H:%M:%S}.{frame.at_ms % 1000:03d} UTC, {way} {frame.peer_id}:")
+            print(f"   {name} of {frame.protocol}, {frame.size} bytes")
+            for line in in_words(message) if message is not None else (f"  {problem}",):
+                print(line)
+            if frame.hidden:
+                print(f"   (hidden: {', '.join(frame.hidden)})")
+        if rest:
+            print(f"then: {rest}")
+    if rest or any(message is None for message, _ in readable):
+        raise typer.Exit(1)
+
+
+def _in_frame(frame: m.Frame) -> tuple[Message | None, str]:
+    """The message in a recorded frame, or why there is none."""
+    try:
+        return message_of(frame.protocol, bytes.fromhex(frame.payload)), ""
+    except (DecodeError, ValueError) as error:
+        return None, str(error)
+
+
 def main(
     hexed: Annotated[str, typer.Argument(metavar="HEX", help="Frames in hex; - reads it from standard input.")] = "",
-    file: Annotated[Path | None, typer.Option(help="A file of frames, as bytes or as hex.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A file of frames, as bytes, as hex, or a record of tools.sniff.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="e.g. /rr/routing/1 [default: whichever fits].")] = "",
     bare: Annotated[bool, typer.Option("--bare", help="One message without the length before it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Say what frames of this project's protocols mean. Fails when one of them means nothing."""
-    if protocol and protocol not in common.codecs():
-        raise common.given_up(f"no protocol {protocol[:40]!r}; known are: {', '.join(common.codecs())}", code=2)
+    if protocol and protocol not in codecs():
+        raise common.given_up(f"no protocol {protocol[:40]!r}; known are: {', '.join(codecs())}", code=2)
+    if file is not None and not hexed and _is_record(file):
+        _show_record(file, protocol, as_json=as_json)
+        return
     raw = _given(sys.stdin.read(MOST_BYTES) if hexed == "-" else hexed, file)
     payloads, rest = ([raw], "") if bare else frames_of(raw)
     found = read_frames(payloads, protocol)
     if as_json:
-        frames = [
+        documents = [
             {
                 "bytes": len(each.payload),
                 "messages": [{"protocol": name, **as_document(message)} for name, message in each.messages],
@@ -206,7 +191,7 @@ def main(
             }
             for each in found
         ]
-        print(json.dumps({"frames": frames, "rest": rest}, indent=2, ensure_ascii=False))
+        print(json.dumps({"frames": documents, "rest": rest}, indent=2, ensure_ascii=False))
     else:
         for line in _lines(found, protocol):
             print(line)

@@ -21,6 +21,7 @@ from rrnode.host.base import Host
 from rrnode.host.peer_text import to_text
 from rrnode.services.asking import Meeting, asking, clock_in_words, meet
 from tools import common
+from tools.words import codecs
 
 IDENTIFY = "/ipfs/id/1.0.0"
 CIRCUIT_RELAY = "/libp2p/circuit/relay/0.2.0/hop"
@@ -94,7 +95,7 @@ async def _questions(
 async def _spoken(host: Host, peer: PeerId) -> list[str]:
     """Which protocols it agrees to, asked one by one: the way for a node that does not identify itself."""
     found = []
-    for protocol in (*sorted(common.codecs()), CIRCUIT_RELAY):
+    for protocol in (*sorted(codecs()), CIRCUIT_RELAY):
         try:
             with trio.move_on_after(PATIENCE):
                 (await host.open_stream(peer, protocol)).reset()

@@ -61,6 +61,7 @@ class RoutingConfig:
     max_filters_total: filters of all subscribers; some 400 bytes each, so about 100 MB.
     max_prefix_bits: a longer prefix names a single hash; each length in use costs one look-up per offer.
     feeds: whether somebody may follow the full feed; costs an effect per bundle.
+    judges: whether `Engine.judged` says what became of each offer.
     """
 
     routes: bool = True
@@ -83,6 +84,7 @@ class RoutingConfig:
     max_filters_total: int = 262_144
     max_prefix_bits: int = 64
     feeds: bool = False
+    judges: bool = False
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:

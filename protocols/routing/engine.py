@@ -40,7 +40,7 @@ from protocols.routing.neighbours import Link, Neighbour
 from protocols.routing.quoting import Flood, Quoter
 from protocols.routing.subscriptions import FilterRefusal, Subscriptions
 from protocols.routing.table import Entry, Offer, Table
-from protocols.routing.views import Drop, NeighbourView, Route, SubscriberView
+from protocols.routing.views import Drop, Judged, NeighbourView, Route, SubscriberView
 from protocols.units import Amount, AssetId, BlockDelta, Msat, UnixTime
 from protocols.wire.routing import MAX_BUNDLE, RoutingMessage
 from protocols.wire.subscribe import RefusalCode
@@ -65,6 +65,7 @@ class Engine:
         self._neighbours = self._quoter.neighbours
         self._floods = self._quoter.floods
         self._dropped = self._quoter.dropped
+        self._judged = self._quoter.judged
         self._wanted: dict[PaymentHash, UnixTime] = {}
         self._flood_ends: Expiries[PaymentHash] = Expiries()
         self._want_ends: Expiries[PaymentHash] = Expiries()
@@ -79,6 +80,7 @@ class Engine:
             MisuseError: an event about ourselves as a neighbour.
         """
         first: list[RoutingEffect] = []
+        self._judged.clear()
         match event:
             case BundleReceived():
                 self._bundle(event, first)
@@ -195,6 +197,10 @@ class Engine:
         """How many offers were not taken or not passed on since the start, by reason."""
         return {reason: count for reason, count in self._dropped.items() if count}
 
+    def judged(self) -> tuple[Judged, ...]:
+        """What became of each offer that the last event concerned, in order; empty unless `RoutingConfig.judges`."""
+        return tuple(self._judged)
+
     # --- neighbours -------------------------------------------------------------------------------------------------
 
     def _neighbour(self, peer: PeerId, now: UnixTime) -> Neighbour:
@@ -284,11 +290,11 @@ class Engine:
         offers = event.offers
         neighbour = self._neighbours.get(event.neighbour)
         if neighbour is None:
-            self._dropped[Drop.NO_CHANNEL] += len(offers)
+            self._drop(event.neighbour, offers, Drop.NO_CHANNEL)
             return
         allowed = neighbour.record.spend(len(offers), now)
         if allowed < len(offers):
-            self._dropped[Drop.OVER_BUDGET] += len(offers) - allowed
+            self._drop(event.neighbour, offers[allowed:], Drop.OVER_BUDGET)
             offers = offers[:allowed]
         links = neighbour.links
         since = now - self.config.clock_skew
@@ -298,6 +304,8 @@ class Engine:
                 before = link.offers.get(PaymentHash(message.payment_hash))
                 if before is not None and before.amount <= message.amount_msat and before.expiry >= since:
                     self._dropped[Drop.NOT_CHEAPER] += 1  # the usual case, so it comes first and costs least
+                    if self.config.judges:
+                        self._judge(event.neighbour, message, Drop.NOT_CHEAPER)
                     if before.amount < message.amount_msat:
                         self._set_aside(neighbour, message)  # what counts when the cheaper one has failed
                     continue
@@ -315,18 +323,18 @@ class Engine:
         payment_hash = PaymentHash(message.payment_hash)
         reason = Drop.OWN_HASH if payment_hash in self._floods else refusal(message, self.config, now)
         if reason is not None:
-            self._dropped[reason] += 1
+            self._drop(neighbour.peer, (message,), reason)
             return
         if link is None or not neighbour.up or message.amount_msat > link.ours:
             reason = Drop.NO_CHANNEL if link is None else Drop.TOO_POOR if neighbour.up else Drop.DOWN
-            self._dropped[reason] += 1
+            self._drop(neighbour.peer, (message,), reason)
             self._set_aside(neighbour, message)
             return
         before = link.offers.get(payment_hash)
         if before is not None and before.expiry + self.config.clock_skew < now:
             self._end_offers(payment_hash, now)
         if self._table.improvements(link, payment_hash) >= self.config.max_improvements:
-            self._dropped[Drop.TOO_MANY_IMPROVEMENTS] += 1
+            self._drop(neighbour.peer, (message,), Drop.TOO_MANY_IMPROVEMENTS)
             return
         ceiling_asset = AssetId(message.ceiling_asset)
         offer = self._table.insert(
@@ -340,13 +348,17 @@ class Engine:
             UnixTime(min(message.expiry, now + self.config.max_lifetime)),
         )
         if offer is None:
-            self._dropped[Drop.TOO_DEAR] += 1
+            self._drop(neighbour.peer, (message,), Drop.TOO_DEAR)
             return
+        if self.config.judges:
+            self._judge(neighbour.peer, message, None)
         neighbour.record.taken += 1
         if self.config.feeds:
             self._fed.append(message)
         while (full := self._table.overfull()) is not None:
             self._dropped[Drop.EVICTED] += 1
+            if self.config.judges:
+                self._judged.append(_evicted(*full))
             self._remove(*full)
         entry = self._table.entries.get(payment_hash)
         if entry is None:
@@ -354,6 +366,16 @@ class Engine:
         self._quoter.offer(entry, offer)
         if payment_hash in self._wanted:
             self._tell(payment_hash, offer, now, effects)
+
+    def _drop(self, peer: PeerId, offers: tuple[RoutingMessage, ...], reason: Drop) -> None:
+        self._dropped[reason] += len(offers)
+        if self.config.judges:
+            for message in offers:
+                self._judge(peer, message, reason)
+
+    def _judge(self, peer: PeerId, message: RoutingMessage, drop: Drop | None) -> None:
+        payment_hash, amount = PaymentHash(message.payment_hash), Msat(message.amount_msat)
+        self._judged.append(Judged(peer, payment_hash, amount, message.lock_blocks, drop is None, drop))
 
     def _failed(self, neighbour: Neighbour, event: PaymentEnded, effects: list[RoutingEffect]) -> None:
         """An HTLC over this offer came back: the offer no longer stands, and whoever was quoted for it is told anew."""
@@ -530,3 +552,8 @@ class Engine:
         if at is not None and (self._timer is None or at < self._timer):
             self._timer = at
             effects.append(SetTimer(at=at))
+
+
+def _evicted(link: Link, payment_hash: PaymentHash) -> Judged:
+    offer = link.offers[payment_hash]
+    return Judged(link.neighbour.peer, payment_hash, offer.amount, offer.lock_blocks, False, Drop.EVICTED)

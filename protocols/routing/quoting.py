@@ -14,7 +14,7 @@ from protocols.routing.neighbours import NO_SLOT, Link, Neighbour
 from protocols.routing.pricing import Pricer
 from protocols.routing.subscriptions import Subscriptions
 from protocols.routing.table import Entry, Offer, Table
-from protocols.routing.views import Drop
+from protocols.routing.views import Drop, Judged
 from protocols.units import MAX_MSAT, Amount, AssetId, BlockDelta, Msat, UnixTime
 from protocols.wire.routing import RoutingMessage
 
@@ -48,6 +48,7 @@ class Quoter:
         self.neighbours: dict[PeerId, Neighbour] = {}
         self.floods: dict[PaymentHash, Flood] = {}
         self.dropped: Counter[Drop] = Counter()
+        self.judged: list[Judged] = []  # while one event is handled
         self._routing: dict[_Group, dict[Link, None]] = {}  # links to be quoted, those with equal quotes together
         self._slots = 0
         self._free_slots: list[int] = []
@@ -110,6 +111,7 @@ class Quoter:
             return
         if offer.lock_blocks + config.delta > config.max_lock_blocks:
             self.dropped[Drop.LOCK_TOO_LONG] += 1
+            self._judge(entry, offer, Drop.LOCK_TOO_LONG)
             return
         source = offer.link.neighbour
         if offer.hops_left > 0 and self._routing:
@@ -122,6 +124,7 @@ class Quoter:
                 if message is None:
                     if self.pricer.terms(offer.link.asset, *group) is not None:
                         self.dropped[Drop.ABOVE_CEILING] += 1
+                        self._judge(entry, offer, Drop.ABOVE_CEILING)
                     continue
                 amount = message.amount_msat
                 for link in links:
@@ -147,6 +150,12 @@ class Quoter:
                     message = self._message(entry.payment_hash, offer, self._group(link))
                     if message is not None:
                         self._push(link, message, again=False)
+
+    def _judge(self, entry: Entry, offer: Offer, drop: Drop) -> None:
+        """An offer that was kept is not passed on."""
+        if self.config.judges:
+            peer = offer.link.neighbour.peer
+            self.judged.append(Judged(peer, entry.payment_hash, offer.amount, offer.lock_blocks, True, drop))
 
     def flood(self, payment_hash: PaymentHash, flood: Flood) -> None:
         """We are the payee: ask every neighbour that could bring the amount, and may be told (R13)."""

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from protocols.ids import PaymentHash, PeerId
 from protocols.routing.events import Liquidity
-from protocols.units import Amount, BlockDelta, UnixTime
+from protocols.units import Amount, BlockDelta, Msat, UnixTime
 
 
 class Drop(Enum):
@@ -26,6 +27,22 @@ class Drop(Enum):
     EVICTED = "the neighbour's own newer offers took its place (R6)"
     FLOODS_FULL = "too many hashes of our own at a time (R6)"
     WANTED_FULL = "too many hashes that we want to pay at a time (R6)"
+
+
+class Judged(NamedTuple):  # one per offer: a frozen dataclass costs several times as much to make
+    """What became of one offer that `neighbour` made.
+
+    Attributes:
+        kept: it was taken into the table.
+        drop: why not; or, of one that was kept, why it is not passed on.
+    """
+
+    neighbour: PeerId
+    payment_hash: PaymentHash
+    amount: Msat
+    lock_blocks: int
+    kept: bool
+    drop: Drop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

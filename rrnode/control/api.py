@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rrnode.control import models as m
 from rrnode.control.page import render
 from rrnode.control.service import NodeService
-from rrnode.control.streams import EventLines, serve_events
+from rrnode.control.streams import Lines, serve_events
 from rrnode.control.text import parse_channel_id, parse_payment_hash, parse_peer, parse_txid
 from rrnode.errors import ChainUnavailable, NotThere, StorageFailed, UserError
 from rrnode.version import VERSION
@@ -26,6 +26,7 @@ from rrnode.version import VERSION
 MAX_BODY = 64 * 1024  # bytes; the longest order is a payment request string of a few kilobytes
 
 _After = Annotated[int | None, Query(ge=0, description="begin with the kept events above this number; 0: all kept")]
+_Protocols = Annotated[tuple[str, ...], Query(max_length=32, description="protocol ids; none: all")]
 _Endpoint = Callable[..., Awaitable[Any]]
 
 
@@ -117,11 +118,18 @@ def create_app(service: NodeService, stopping: trio.Event) -> FastAPI:
 
     @app.get("/v1/events", tags=["node"], response_class=Response, summary="Follow events, one JSON document a line")
     async def events(after: _After = None) -> Response:
-        return EventLines(service, stopping, after)
+        return Lines(service.events(after=after), stopping)
 
     @app.websocket("/v1/events")
     async def events_socket(socket: WebSocket, after: _After = None) -> None:
         await serve_events(socket, service, stopping, after)
+
+    @app.get("/v1/frames", tags=["node"], response_class=Response, summary="See frames as they pass, one a line")
+    async def frames(
+        protocol: _Protocols = (), peer: str = "", payment_hash: str = "", secrets: bool = False
+    ) -> Response:
+        wanted = m.FrameFilter(protocols=protocol, peer=peer, payment_hash=payment_hash, secrets=secrets)
+        return Lines(service.frames(wanted), stopping)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -234,6 +242,10 @@ def _payment_routes(app: FastAPI, service: NodeService) -> None:
     @app.get("/v1/payments/{payment_hash}", tags=["payments"], summary="One payment we make")
     async def payment(payment_hash: str) -> m.PaymentInfo:
         return await service.payment(parse_payment_hash(payment_hash))
+
+    @app.get("/v1/traces/{payment_hash}", tags=["payments"], summary="What this node saw of a payment, whosever it is")
+    async def trace(payment_hash: str) -> m.Trace:
+        return await service.trace(parse_payment_hash(payment_hash))
 
     @app.get("/v1/promises", tags=["payments"], summary="Payments we take, newest first")
     async def promises() -> tuple[m.PromiseInfo, ...]:

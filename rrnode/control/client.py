@@ -68,10 +68,20 @@ class ControlClient:
     @contextmanager
     def events(self, after: int | None = None) -> Iterator[Iterator[Json]]:
         """Follow the node's events; the subscription stands when the block is entered. Ends with the node."""
+        with self._lines("/events", {} if after is None else {"after": after}) as lines:
+            yield lines
+
+    @contextmanager
+    def frames(self, **wanted: Any) -> Iterator[Iterator[Json]]:
+        """See frames as they pass; takes the fields of `models.FrameFilter`, `protocols` as `protocol`. Ends with the node."""
+        with self._lines("/frames", wanted) as lines:
+            yield lines
+
+    @contextmanager
+    def _lines(self, path: str, query: Mapping[str, Any]) -> Iterator[Iterator[Json]]:
         with self._explained():
-            query = {} if after is None else {"after": after}
             timeout = httpx.Timeout(None, connect=CONNECT_WITHIN)
-            with self._http.stream("GET", "/events", params=query, timeout=timeout) as response:
+            with self._http.stream("GET", path, params=query, timeout=timeout) as response:
                 if response.status_code != 200:
                     response.read()
                     raise _refusal(response)

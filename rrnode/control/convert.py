@@ -1,5 +1,7 @@
 """From the engines' words to the API's: channels, payments, promises, offers as models (text forms: see `models`)."""
 
+import math
+
 from protocols.channel.events import Refusal
 from protocols.channel.state import Channel, Phase, balances, is_usable, receivable, spendable
 from protocols.ids import PeerId
@@ -13,6 +15,7 @@ from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
 from rrnode.control.text import peer_text, txid_text
 from rrnode.services.collecting import Emptied
+from rrnode.traces import Note
 
 
 def fee_ppm(fee_msat: int, amount_msat: int) -> int:
@@ -187,6 +190,19 @@ def offer_seen(arrived: OfferArrived, payment: Payment, *, cheapest: bool, after
         lock_blocks=arrived.offer.lock_blocks,
         cheapest=cheapest,
         after_ms=after_ms,
+    )
+
+
+def trace_note(note: Note) -> m.TraceNote:
+    """A note on a payment."""
+    return m.TraceNote(
+        at_ms=math.floor(note.at * 1000),
+        kind=note.kind,
+        peer_id="" if note.peer is None else peer_text(note.peer),
+        amount_msat=note.amount,
+        blocks=note.blocks,
+        kept=note.kept,
+        text=note.text,
     )
 
 

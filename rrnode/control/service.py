@@ -5,12 +5,15 @@ named that is not known, and `ChainUnavailable` or `StorageFailed` from the mach
 """
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from rrnode.control import models as m
+
+if TYPE_CHECKING:
+    from rrnode.control.streams import Feed
 
 
 class NodeService(Protocol):
@@ -108,6 +111,9 @@ class NodeService(Protocol):
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         """Payments that we take or took, newest first."""
 
+    async def trace(self, payment_hash: PaymentHash) -> m.Trace:
+        """What is remembered of a payment that we make, take, carry, or were only asked about; nothing when it is unknown."""
+
     async def routes(self) -> m.Routes:
         """The routing table now."""
 
@@ -131,4 +137,11 @@ class NodeService(Protocol):
 
         `rrnode.control.bus.EventBus.subscribe` is this method; a subscriber that reads too slowly is cut off
         (`trio.EndOfChannel`).
+        """
+
+    def frames(self, wanted: m.FrameFilter) -> AbstractAsyncContextManager["Feed[m.Frame]"]:
+        """See the frames that pass from now on. Who reads too slowly loses some and is told how many.
+
+        Raises:
+            UserError: on entering: a peer or hash that is none, or too many look already.
         """

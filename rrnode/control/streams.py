@@ -1,10 +1,11 @@
-"""Following the node's events: one JSON document a line over HTTP, or one a message over a WebSocket.
+"""Following a feed of the node (its events, its frames): one JSON document a line over HTTP, or one a message over a WebSocket.
 
-Both end when the client goes, when the node stops, or when the client reads too slowly (the bus cuts it off).
+Both end when the client goes, when the node stops, or when the feed ends (the bus cuts off who reads its events too slowly).
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Protocol, TypeVar
 
 import trio
 from fastapi import WebSocket
@@ -15,12 +16,24 @@ from starlette.websockets import WebSocketDisconnect
 from rrnode.control import models as m
 from rrnode.control.service import NodeService
 
+T_co = TypeVar("T_co", bound=m.Model, covariant=True)
 
-async def _next(events: trio.MemoryReceiveChannel[m.Event], stopping: trio.Event) -> m.Event | None:
-    """The next event; None at the end, or when the node stops and everything queued was taken."""
-    found: m.Event | None = None
+
+class Feed(Protocol[T_co]):
+    """Documents in order, from a bounded queue; trio's memory channels are such."""
+
+    def receive_nowait(self) -> T_co:
+        """The next one. Raises trio.WouldBlock when there is none, trio.EndOfChannel at the end."""
+
+    async def receive(self) -> T_co:
+        """The next one, when there is one. Raises trio.EndOfChannel at the end."""
+
+
+async def _next(feed: Feed[T_co], stopping: trio.Event) -> T_co | None:
+    """The next document; None at the end, or when the node stops and everything queued was taken."""
+    found: T_co | None = None
     try:
-        return events.receive_nowait()
+        return feed.receive_nowait()
     except trio.EndOfChannel:
         return None
     except trio.WouldBlock:
@@ -34,7 +47,7 @@ async def _next(events: trio.MemoryReceiveChannel[m.Event], stopping: trio.Event
 
         nursery.start_soon(stop)
         with suppress(trio.EndOfChannel):
-            found = await events.receive()
+            found = await feed.receive()
         nursery.cancel_scope.cancel()
     return found
 
@@ -44,18 +57,18 @@ async def _cancel_when(gone: Callable[[], Awaitable[object]], scope: trio.Cancel
     scope.cancel()
 
 
-class EventLines(Response):
-    """A response that never ends by itself: `application/x-ndjson`, one event a line.
+class Lines(Response):
+    """A response that never ends by itself: `application/x-ndjson`, one document a line.
 
     The subscription stands before the first byte of the answer leaves: whoever has read the status line misses nothing.
     """
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, service: NodeService, stopping: trio.Event, after: int | None) -> None:
+    def __init__(self, feed: AbstractAsyncContextManager[Feed[m.Model]], stopping: trio.Event) -> None:
         super().__init__(media_type=self.media_type)
         del self.headers["content-length"]
-        self._service, self._stopping, self._after = service, stopping, after
+        self._feed, self._stopping = feed, stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client (ASGI)."""
@@ -64,13 +77,13 @@ class EventLines(Response):
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        async with self._service.events(after=self._after) as events:
+        async with self._feed as feed:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": b"", "more_body": True})
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when, gone, nursery.cancel_scope)
-                while event := await _next(events, self._stopping):
-                    line = event.model_dump_json().encode() + b"\n"
+                while document := await _next(feed, self._stopping):
+                    line = document.model_dump_json().encode() + b"\n"
                     await send({"type": "http.response.body", "body": line, "more_body": True})
                 nursery.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})

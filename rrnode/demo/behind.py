@@ -1,8 +1,8 @@
 """The story of people at home: two clients behind NATs of their own, three servers, and everything that breaks a link (DESIGN 2, 4).
 
 A --NAT--\\                 A and E listen nowhere, dial out only, and hold no chain. A's channel is with R, E's with S;
-          R --- S          R, S and T tell both the chain, T knows nothing else of them. Each server's address is in a
-E --NAT--/    T            network of its own.
+          R --- S          R, S and T are relays, tell the chain, and keep mailboxes. Each server's address is in a network
+E --NAT--/    T            of its own.
 """
 
 import time
@@ -15,7 +15,7 @@ from rrnode.control.client import Json
 from rrnode.demo.cast import BURN, MATURITY, Cast
 from rrnode.demo.example import SHORT
 from rrnode.demo.nat import SERVER_ADDRESSES, NatLab, nat_lab
-from rrnode.demo.network import DemoNetwork, stage, wait_for
+from rrnode.demo.network import DemoNetwork, rrnode, stage, wait_for
 from rrnode.demo.screen import Screen, sat
 from rrnode.errors import UserError
 
@@ -81,7 +81,7 @@ class _Story(Cast):
         self.network.start_chain(RPC_PORT, within=public)
         for name, address in SERVERS.items():
             self._listening[name] = f"/ip4/{address}/tcp/{PORT}"
-            switches = {f"roles__{switch}": "true" for switch in ("route", "chain")}
+            switches = {f"roles__{switch}": "true" for switch in ("route", "chain", "mailbox")}
             at = {"host__listen": self._listening[name], "chain__poll_seconds": "0.1"}
             self._add(name, public, **at, **switches, **self.network.by_rpc)
         self._start(MINER)
@@ -95,11 +95,13 @@ class _Story(Cast):
                 chain__kind="remote",
                 chain__helpers=self.addresses("".join(each for each in SERVERS if each != SERVER_OF[name])),
                 chain__least_helpers="2",
-                host__keep=self.addresses(SERVER_OF[name]),
             )
+            self._list_relays(name)
         self._start(*CLIENTS)
         screen.names = {node.peer_id: name for name, node in self.nodes.items()}
-        screen.say("A and E sit behind routers that let nothing in. They dialled out to " + ", ".join(SERVERS) + ":")
+        screen.say(
+            "A and E sit behind routers that let nothing in. They knew a list of relays and dialled out to them:"
+        )
         for name in CLIENTS:
             wait_for(f"{name} to reach all servers", lambda name=name: len(self._links(name)) == len(SERVERS))  # type: ignore[misc]
             screen.say(
@@ -109,6 +111,21 @@ class _Story(Cast):
 
     def _add(self, name: str, within: tuple[str, ...], **settings: str) -> None:
         self.nodes[name] = self.network.add(name, within, **SHORT, **settings)
+
+    def _list_relays(self, client: str) -> None:
+        """What `bootstrap/relays.toml` is on a public network: on a regtest everybody names their own."""
+        for server in SERVERS:
+            address = self.addresses(server)
+            rrnode(
+                "--datadir",
+                str(self.nodes[client].data_dir),
+                "relay",
+                "add",
+                address,
+                "--operator",
+                f"{server} & Co",
+                "--untested",
+            )
 
     def _start(self, *names: str) -> None:
         for name in names:
@@ -157,17 +174,17 @@ class _Story(Cast):
         contact = self.nodes["E"].client.get("/contact")["contact"]
         self._follow({"target": contact, "amount_msat": AMOUNT_MSAT})
 
-    def _follow(self, order: Json, meanwhile: Callable[[], None] | None = None) -> None:
+    def _follow(self, order: Json, when_asleep: Callable[[str], None] | None = None) -> None:
         payer = self.nodes["A"].client
-        before = self._held("E")
         with payer.events() as events:
             payment_hash = payer.post("/payments", order)["payment_hash"]
-            if meanwhile is not None:
-                meanwhile()
             for event in events:
                 if event.get("payment_hash") != payment_hash:
                     continue
                 self.screen.event(event)
+                if when_asleep is not None and event["kind"] == "waiting" and "wake up" in event["what"]:
+                    when_asleep(payment_hash)
+                    when_asleep = None
                 if event["kind"] == "payment_failed":
                     raise UserError(f"the payment failed: {event['reason']}")
                 if event["kind"] == "settled":
@@ -175,10 +192,13 @@ class _Story(Cast):
                     break
             else:
                 raise UserError("the node ended before the payment did")
-        wait_for("E to hold what A sent", lambda: self._held("E") == before + order["amount_msat"])
+        if when_asleep is not None:
+            raise UserError("the payee was to be asleep, and was not")
+        held = PUSHED_MSAT["E"] + sum(each["amount_msat"] for each in self.settled)
+        wait_for("E to hold what A sent", lambda: self._held_by_e() == held)
 
-    def _held(self, client: str) -> int:
-        channel = self.nodes[client].channel_with(self.nodes[SERVER_OF[client]])
+    def _held_by_e(self) -> int:
+        channel = self.nodes["E"].channel_with(self.nodes[SERVER_OF["E"]])
         return int(channel["ours_msat"]) if channel else 0
 
     # --- what happens to people at home -------------------------------------------------------------------------------
@@ -245,5 +265,19 @@ class _Story(Cast):
         self._start("R")
 
     def asleep(self) -> None:
-        """E sleeps while A pays."""
+        """E sleeps while A orders the payment, and A is cut off while E wakes up."""
+        self.screen.title("E sleeps while A pays")
+        contact = self.nodes["E"].client.get("/contact")["contact"]
+        self.nodes["E"].stop()
+        order = {"target": contact, "amount_msat": AMOUNT_MSAT, "maximum_ms": ASLEEP_MAXIMUM_MS}
+        self._follow(order, self._wake_e)
         self.screen.say(f"Paid in all: {sat(sum(each['amount_msat'] for each in self.settled))} sat.")
+
+    def _wake_e(self, payment_hash: str) -> None:
+        say = self.screen.say
+        self.lab.unplug(0)
+        say("             [yellow](now A's cable is out, and E wakes up and fetches what waits for it)[/]")
+        self._start("E")
+        wait_for("E's question to reach R", lambda: payment_hash in str(self.nodes["R"].client.get("/routes")), BACK)
+        say("             [yellow](R has an offer for A, and cannot reach it; the cable is in again)[/]")
+        self.lab.plug_in(0)

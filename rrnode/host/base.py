@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import trio
 
 from protocols.ids import PeerId
+from rrnode.host.tap import Tap
 
 HEARTBEAT_EVERY = 10.0  # seconds without hearing anything before a ping goes out
 LOST_AFTER = 25.0  # seconds of silence after which the peer is lost (issue: within 30 s)
@@ -155,6 +156,7 @@ class Host(ABC):
 
     peer_id: PeerId
     counters: HostCounters
+    tap: Tap
 
     @abstractmethod
     def running(self) -> AbstractAsyncContextManager[None]:

@@ -16,6 +16,7 @@ from protocols.wire.framing import Deframer, frame
 from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, HostConfig
 from rrnode.host.pace import Pace
+from rrnode.host.tap import Tap
 from rrnode.host.transport import ByteStream
 
 MAX_WRITE = 65536 - 12  # bytes joined into one write: one yamux frame
@@ -84,6 +85,7 @@ class QueuedStream(FrameStream):
         raw: the byte stream; this object owns it from now on.
         pace: how fast the peer is read.
         heard: called whenever bytes came, for the link's heartbeat.
+        tap: where frames are shown as they are read and queued.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class QueuedStream(FrameStream):
         config: HostConfig,
         pace: Pace,
         heard: Callable[[], None] = lambda: None,
+        tap: Tap | None = None,
     ) -> None:
         self.peer = peer
         self.protocol = protocol
@@ -108,6 +111,7 @@ class QueuedStream(FrameStream):
         self._raw = raw
         self._pace = pace
         self._heard = heard
+        self._tap = tap or Tap()
         self._close_timeout = config.close_timeout
         self._inbox = _Queue(config.queue_frames, config.queue_bytes)
         self._outbox = _Queue(config.queue_frames, config.queue_bytes)
@@ -129,6 +133,8 @@ class QueuedStream(FrameStream):
             raise trio.WouldBlock
         self._queued += 1
         self._outbox.put(framed)
+        if self._tap.listeners:
+            self._tap.tell(self.peer, self.protocol, True, payload)
 
     async def send(self, payload: bytes) -> None:
         framed = frame(payload)
@@ -141,6 +147,8 @@ class QueuedStream(FrameStream):
             self._must_send()
         self._queued += 1
         self._outbox.put(framed)
+        if self._tap.listeners:
+            self._tap.tell(self.peer, self.protocol, True, payload)
         if not waited:
             await self._breathe()
 
@@ -259,6 +267,8 @@ class QueuedStream(FrameStream):
                 if self._closing:
                     break
                 self._inbox.put(item)
+                if self._tap.listeners:
+                    self._tap.tell(self.peer, self.protocol, False, item)
 
     async def _write_all(self, both: trio.CancelScope) -> None:
         try:

@@ -30,6 +30,7 @@ from rrnode.host.link import QueuedStream
 from rrnode.host.linked import Link
 from rrnode.host.pace import Paces
 from rrnode.host.peer_text import peer_of, split_address, to_text
+from rrnode.host.tap import Tap
 from rrnode.host.transport import ByteStream, Connection
 
 log = structlog.get_logger("rrnode.host")
@@ -64,6 +65,7 @@ class LinkedHost(Host):
     ) -> None:
         self.peer_id = peer_of(secret)
         self.counters = HostCounters()
+        self.tap = Tap()
         self.config = config or HostConfig()
         self._keeping = Keeping(self.config, self.counters)
         self._hello = wire.Hello(network=genesis, switches=switches, agent=agent)
@@ -342,6 +344,7 @@ class LinkedHost(Host):
             config=self.config,
             pace=link.pace,
             heard=link.on_heard,
+            tap=self.tap,
         )
 
     async def _run_stream(self, link: Link, stream: QueuedStream) -> None:

@@ -167,7 +167,7 @@ def acquaintances_of(parts: Parts, said: Callable[[NodeRecord], None]) -> Acquai
     )
 
 
-def joiner(parts: Parts, acquaintances: Acquaintances, tell: Say) -> Joiner:
+def joiner(parts: Parts, acquaintances: Acquaintances, tell: Say, reached: Callable[[str], None]) -> Joiner:
     """What finds a way into the network."""
     return Joiner(
         host=parts.host,
@@ -175,6 +175,7 @@ def joiner(parts: Parts, acquaintances: Acquaintances, tell: Say) -> Joiner:
         acquaintances=acquaintances if parts.settings.host.learn_relays else None,
         entropy=os.urandom(32),
         tell=tell,
+        reached=reached,
     )
 
 

@@ -17,6 +17,7 @@ from rrnode.dispatcher import Batch
 from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
 from rrnode.storage import Store
+from rrnode.traces import Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,17 @@ class Handling:
         store: Store,
         openings: Openings,
         neighbours: Neighbours,
+        traces: Traces,
         now: Callable[[], UnixTime],
     ) -> None:
         self._engine, self._routing, self._store = engine, routing, store
-        self._openings, self._neighbours, self._now = openings, neighbours, now
+        self._openings, self._neighbours, self._traces, self._now = openings, neighbours, traces, now
         self._carried = {forward.incoming: forward.payment_hash for forward in engine.forwards()}
 
     def handle(self, event: Any, facts: Facts) -> list[Any]:
         """The money engine, and after it what followers are told of payments that pass through."""
+        if isinstance(event, MessageReceived):
+            self._traces.message(event.peer, event.message, ours=False)
         effects: list[Any] = []
         for effect in self._engine.handle(event, facts):
             effects.append(effect)
@@ -89,4 +93,6 @@ class Handling:
     def answer(self, question: FindOffers) -> OffersFound:
         """What the routing table offers now."""
         offers = self._routing.offers(question.payment_hash, question.upstream, question.asset, self._now())
-        return OffersFound(reference=question.reference, offers=offers)
+        found = OffersFound(reference=question.reference, offers=offers)
+        self._traces.offers_found(question, found)
+        return found

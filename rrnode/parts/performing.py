@@ -26,7 +26,9 @@ from protocols.units import UnixTime
 from protocols.wire.channel import Error
 from rrnode.chain.broadcaster import Broadcaster
 from rrnode.chain.follower import Follower
+from rrnode.control import models as m
 from rrnode.control.convert import channel_event
+from rrnode.control.text import parse_payment_hash
 from rrnode.parts.handling import Passed, Revoked, UnusedKeys
 from rrnode.parts.news import News
 from rrnode.services.channels import ChannelService
@@ -37,6 +39,7 @@ from rrnode.services.openings import Openings
 from rrnode.services.paying import Paying
 from rrnode.services.receiving import Receiving
 from rrnode.services.routing import RoutingService
+from rrnode.traces import Traces
 
 
 class Spawn(Protocol):
@@ -53,6 +56,7 @@ class Performing:
         *,
         engine: MoneyEngine,
         news: News,
+        traces: Traces,
         openings: Openings,
         neighbours: Neighbours,
         channels: ChannelService,
@@ -66,7 +70,8 @@ class Performing:
         spawn: Spawn,
         now: Callable[[], UnixTime],
     ) -> None:
-        self._engine, self._news, self._openings, self._neighbours = engine, news, openings, neighbours
+        self._engine, self._news, self._traces = engine, news, traces
+        self._openings, self._neighbours = openings, neighbours
         self._channels, self._funding, self._broadcaster, self._follower = channels, funding, broadcaster, follower
         self._routing, self._covering, self._paying, self._receiving = routing, covering, paying, receiving
         self._spawn, self._now = spawn, now
@@ -77,6 +82,7 @@ class Performing:
             case SendMessage():
                 if isinstance(effect.message, Error):
                     self._openings.failed(ChannelId(effect.message.channel_id), effect.message.text)
+                self._traces.message(effect.peer, effect.message, ours=True)
                 self._channels.send(effect.peer, effect.message)
             case ChannelChanged():
                 self._channel_changed(effect.channel_id)
@@ -96,14 +102,18 @@ class Performing:
                     )
                 )
             case Passed():
+                if isinstance(effect.event, m.Forwarded):
+                    self._traces.forwarded(parse_payment_hash(effect.event.payment_hash), effect.event.earned_msat)
                 self._news.bus.publish(effect.event)
             case Revoked():
                 self._covering.wake()
             case UnusedKeys():
                 self._spawn(self._funding.give_back_keys, effect.key_index)
             case PaymentChanged():
+                self._traces.payment(effect.payment)
                 self._paying.payment_changed(effect)
             case PromiseChanged():
+                self._traces.promise(effect.promise)
                 self._receiving.promise_changed(effect)
             case BuildFunding():
                 self._spawn(self._funding.build, effect)

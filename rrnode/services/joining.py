@@ -41,6 +41,7 @@ class Joiner:
         acquaintances: where further ones are learnt and remembered; None: only listed ones are dialled.
         entropy: 32 random bytes, for the order.
         tell: takes a sentence for the owner when none answers.
+        reached: takes the address at which one answered: who has a channel with it later, dials it again and can name it.
         policy: how many are enough.
     """
 
@@ -52,9 +53,10 @@ class Joiner:
         acquaintances: Acquaintances | None,
         entropy: bytes,
         tell: Callable[[str], None],
+        reached: Callable[[str], None] = lambda address: None,
         policy: JoinPolicy | None = None,
     ) -> None:
-        self._host, self._acquaintances, self._tell = host, acquaintances, tell
+        self._host, self._acquaintances, self._tell, self._reached = host, acquaintances, tell, reached
         self._random = random.Random(entropy)
         good, others = acquaintances.relays() if acquaintances is not None else ((), ())
         active = listed or good
@@ -113,6 +115,7 @@ class Joiner:
                 self._last_error = printable(str(error))
             else:
                 self._by_peer[peer] = relay
+                self._reached(address)
                 self._told = False
                 self._change(succeeded(self.plan, relay))
                 await self._learn(peer)

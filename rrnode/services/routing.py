@@ -5,7 +5,7 @@ between an event and its effects. A reader takes its next frame only when the la
 back-pressure. Nothing here touches the disk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -20,6 +20,7 @@ from protocols.routing.events import (
     NeighbourUp,
     OfferArrived,
     PushOffers,
+    RoutingEffect,
     RoutingEvent,
     SendOffers,
     SetTimer,
@@ -27,6 +28,7 @@ from protocols.routing.events import (
     SubscriptionRefused,
     TimerFired,
 )
+from protocols.routing.views import Judged
 from protocols.units import UnixTime
 from protocols.wire.routing import CODEC, PROTOCOL, Acknowledge, Bundle, Resume, Stop
 from rrnode.host.base import FrameStream, Host
@@ -83,6 +85,7 @@ class RoutingService:
         is_neighbour: whether there is a channel with this peer.
         subscriptions: where effects for subscribers go.
         offer_arrived: where offers for hashes that we want to pay go.
+        traced: told of every event, with its effects and what became of each offer (`RoutingConfig.judges`).
     """
 
     def __init__(
@@ -96,11 +99,13 @@ class RoutingService:
         is_neighbour: Callable[[PeerId], bool],
         subscriptions: Callable[[SubscriptionEffect], None],
         offer_arrived: Callable[[OfferArrived], None],
+        traced: Callable[[RoutingEvent, Sequence[RoutingEffect], Sequence[Judged]], None] | None = None,
     ) -> None:
         self.engine = engine
         self._epoch, self._routes, self._now = epoch, routes, now
         self._is_neighbour = is_neighbour
         self._subscriptions, self._offer_arrived = subscriptions, offer_arrived
+        self._traced = traced
         self._outboxes: dict[PeerId, Outbox] = {}
         self._inboxes: dict[PeerId, Inbox] = {}
         self._lines: dict[PeerId, _Line] = {}
@@ -118,7 +123,10 @@ class RoutingService:
 
     def tell(self, event: RoutingEvent) -> None:
         """Give the engine an event and do what follows; never waits."""
-        for effect in self.engine.handle(event):
+        effects = self.engine.handle(event)
+        if self._traced is not None:
+            self._traced(event, effects, self.engine.judged())
+        for effect in effects:
             match effect:
                 case SendOffers():
                     self._outbox(effect.neighbour).put(effect.offers)

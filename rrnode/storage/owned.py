@@ -8,7 +8,7 @@ from protocols.ids import PeerId
 from rrnode.errors import StorageFailed
 from rrnode.storage import schema
 from rrnode.storage.database import Database
-from rrnode.storage.migrate import upgrade
+from rrnode.storage.migrate import revision_of, upgrade
 
 
 def open_owned(where: Path | str, *, node_id: PeerId, network: str, writes_again: bool = False) -> Database:
@@ -31,6 +31,25 @@ def open_owned(where: Path | str, *, node_id: PeerId, network: str, writes_again
             else:
                 check_owner(database.name, known, mine)
         return database
+    except BaseException:
+        database.close()
+        raise
+
+
+def open_to_read(where: Path | str) -> tuple[Database, dict[str, str]]:
+    """Look into the database of a node that may be running: the database, and what its table `meta` says.
+
+    Raises:
+        StorageFailed: not there, no database of a node, or of another schema.
+    """
+    database = Database(where, read_only=True)
+    try:
+        with database.reading() as connection:
+            revision = revision_of(connection)
+            if revision != schema.HEAD:
+                raise StorageFailed(f"{database.name} has schema {revision}, {schema.HEAD} wanted: start the node once")
+            known = {row.key: row.value for row in connection.execute(select(schema.meta))}
+        return database, known
     except BaseException:
         database.close()
         raise

@@ -13,13 +13,11 @@ from sqlalchemy import Connection, delete, func, select
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
 from protocols.payment.events import Forward, Payment, PayPhase, Promise, PromisePhase, Snapshot
 from protocols.units import Msat, UnixTime
-from rrnode.errors import StorageFailed
 from rrnode.storage import codec, schema, wallet_rows
 from rrnode.storage.batch import Batch, StoreEffect
 from rrnode.storage.cover import CoverStore
 from rrnode.storage.database import Database
-from rrnode.storage.migrate import revision_of
-from rrnode.storage.owned import check_owner, open_owned
+from rrnode.storage.owned import check_owner, open_owned, open_to_read
 from rrnode.storage.records import (
     Cursor,
     EndedForward,
@@ -83,15 +81,8 @@ class Store:
         Raises:
             StorageFailed: not there, of another seed, network or schema.
         """
-        database = Database(where, read_only=True)
+        database, known = open_to_read(where)
         try:
-            with database.reading() as connection:
-                revision = revision_of(connection)
-                if revision != schema.HEAD:
-                    raise StorageFailed(
-                        f"{database.name} has schema {revision}, {schema.HEAD} wanted: start the node once"
-                    )
-                known = {row.key: row.value for row in connection.execute(select(schema.meta))}
             check_owner(database.name, known, {"node_id": node_id.hex(), "network": network})
             return cls(database, journal_rows=0)
         except BaseException:

@@ -113,7 +113,7 @@ def test_address_that_the_owner_dialled_is_evidence_against_a_watcher(scene: Sce
     assert "is in the same network (10.2.0.0/16) as the channel neighbour" in scene.guards().refuses(WATCHER)
 
 
-@pytest.mark.parametrize("how", ["comes from there", "says so in a record", "says so elsewhere"])
+@pytest.mark.parametrize("how", ["comes from there", "says so in a record", "was a relay there", "says so elsewhere"])
 def test_neighbour_cannot_disarm_a_watcher_by_coming_near_it_but_the_watcher_counts_for_nothing(
     scene: Scene, how: str
 ) -> None:
@@ -123,6 +123,8 @@ def test_neighbour_cannot_disarm_a_watcher_by_coming_near_it_but_the_watcher_cou
             scene.links.at[NEIGHBOUR] = NEAR_WATCHER
         case "says so in a record":
             scene.book = VolatileBook([PeerAddress(peer=NEIGHBOUR, where=NEAR_WATCHER, source=Source.RECORD)])
+        case "was a relay there":
+            scene.book = VolatileBook([PeerAddress(peer=NEIGHBOUR, where=NEAR_WATCHER, source=Source.RELAYS)])
         case _:
             scene.records = [record(NEIGHBOUR, addresses=(NEAR_WATCHER,))]
     guards = scene.guards()

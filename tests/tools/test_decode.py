@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from protocols.wire import info, link, routing
 from protocols.wire.framing import frame
-from tools import common, decode
+from rrnode.control import models as m
+from tools import decode, frames, words
 
 README = Path(__file__).parents[2] / "protocols" / "README.md"
 app = typer.Typer()
@@ -157,4 +158,60 @@ def test_whole_frames_before_a_broken_one_are_kept_however_long_the_file() -> No
 
 
 def test_all_protocols_are_known() -> None:
-    assert len(common.codecs()) >= 7
+    assert len(words.codecs()) >= 7
+
+
+def test_what_was_sniffed_is_told_frame_by_frame(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    recorder = frames.Recorder(path, peer_id="16Uiu2HA", network="regtest", secrets=False)
+    passed = [(link.PROTOCOL, link.CODEC.encode(link.Ping(7)).hex(), "in"), ("/other/1", "c1", "out")]
+    for number, (protocol, payload, direction) in enumerate(passed):
+        recorder.add(
+            m.Frame.model_validate(
+                {
+                    "at_ms": 1_800_000_000_250 + number,
+                    "direction": direction,
+                    "peer_id": "16Uiu2HB",
+                    "protocol": protocol,
+                    "size": len(payload) // 2,
+                    "payload": payload,
+                }
+            )
+        )
+    recorder.close()
+    result = run("--file", str(path))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "1. 08:00:00.250 UTC, from 16Uiu2HB:",
+        "   Ping of /rr/link/1, 3 bytes",
+        "  nonce: 7",
+        "2. 08:00:00.251 UTC, to 16Uiu2HB:",
+        "   something of /other/1, 1 bytes",
+        "  a protocol that this version does not know",
+    ]
+    only = run("--file", str(path), "--protocol", link.PROTOCOL, "--json")
+    assert (only.exit_code, json.loads(only.stdout)) == (
+        0,
+        {
+            "frames": [
+                {
+                    "at_ms": 1_800_000_000_250,
+                    "direction": "in",
+                    "peer_id": "16Uiu2HB",
+                    "protocol": link.PROTOCOL,
+                    "size": 3,
+                    "hidden": [],
+                    "messages": [{"protocol": link.PROTOCOL, "message": "Ping", "nonce": 7}],
+                    "problem": "",
+                }
+            ],
+            "rest": "",
+        },
+    )
+    with path.open("a") as file:
+        file.write('{"at_ms":')
+    cut = run("--file", str(path), "--protocol", link.PROTOCOL)
+    assert (cut.exit_code, cut.stdout.splitlines()[-1]) == (
+        1,
+        f"then: {path}: line 4 is no frame (the record was cut off here)",
+    )

@@ -238,6 +238,13 @@ class LimitSettings:
     table_offers: int = setting(65_536, "offers in the routing table (some 600 bytes each)", low=64, high=10_000_000)
     max_payments: int = setting(1_000, "payments of our own under way at once", low=1, high=100_000)
     max_promises: int = setting(10_000, "requests of ours that wait to be paid at once", low=1, high=1_000_000)
+    traced_payments: int = setting(
+        500,
+        "payments of which offers and locks are remembered for tools.trace until a restart, and as many that were only"
+        " asked about; some 5 KB each, at most 40; 0: none",
+        low=0,
+        high=100_000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,6 +186,7 @@ class Settings:
             max_lock_blocks=self.locks.max_lock,
             max_offers=self.limits.table_offers,
             feeds=bool(self.roles.followers),
+            judges=self.limits.traced_payments > 0,
         )
 
     def wait_policy(self) -> WaitPolicy:

@@ -27,6 +27,7 @@ from rrnode.control.models.events import (
     TipEvent,
     Waiting,
 )
+from rrnode.control.models.frames import Frame, FrameFilter
 from rrnode.control.models.node import ChainStatus, Done, Failure, HelperInfo, PeerInfo, Status
 from rrnode.control.models.orders import (
     CloseOrder,
@@ -51,6 +52,7 @@ from rrnode.control.models.payments import (
     RequestInfo,
 )
 from rrnode.control.models.routing import NeighbourInfo, OfferInfo, RouteInfo, Routes
+from rrnode.control.models.traces import NoteKind, Trace, TraceNote
 from rrnode.control.models.wallet import Mined, WalletAddress, WalletBalance, WalletSent
 from rrnode.control.models.watching import (
     Audit,
@@ -90,6 +92,8 @@ __all__ = [
     "Failure",
     "ForwardStep",
     "Forwarded",
+    "Frame",
+    "FrameFilter",
     "Handed",
     "HandedOver",
     "HeldStates",
@@ -102,6 +106,7 @@ __all__ = [
     "Missed",
     "Model",
     "NeighbourInfo",
+    "NoteKind",
     "OfferInfo",
     "OfferSeen",
     "OpenOrder",
@@ -124,6 +129,8 @@ __all__ = [
     "Status",
     "Stopping",
     "TipEvent",
+    "Trace",
+    "TraceNote",
     "Waiting",
     "WalletAddress",
     "WalletBalance",

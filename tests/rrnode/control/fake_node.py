@@ -16,9 +16,11 @@ from rrnode.config import Settings
 from rrnode.control import models as m
 from rrnode.control.bus import EventBus
 from rrnode.control.server import serve_control
-from rrnode.control.text import parse_peer, peer_of_address, peer_text
+from rrnode.control.text import parse_payment_hash, parse_peer, peer_of_address, peer_text
 from rrnode.datadir import make_private
 from rrnode.errors import ChainUnavailable, NotThere, StorageFailed, UserError
+from rrnode.host.tap import Tap
+from rrnode.sniffing import Sniffed, Wanted, sniffing
 
 US = PeerId(b"\x02" + b"\x11" * 32)
 BOB = PeerId(b"\x02" + b"\x22" * 32)
@@ -35,6 +37,8 @@ class FakeNode:
     def __init__(self, data_dir: Path, stopping: trio.Event) -> None:
         self.data_dir, self.stopping = data_dir, stopping
         self.bus = EventBus(lambda: NOW + 0.25)
+        self.tap = Tap()
+        self.notes: dict[PaymentHash, tuple[m.TraceNote, ...]] = {}
         self.broken: Exception | None = None
         self.wallet_sat = 1_000_000
         self.height = 100
@@ -368,6 +372,16 @@ class FakeNode:
     async def promises(self) -> tuple[m.PromiseInfo, ...]:
         return tuple(self._promises.values())
 
+    async def trace(self, payment_hash: PaymentHash) -> m.Trace:
+        return m.Trace(
+            payment_hash=payment_hash.hex(),
+            peer_id=peer_text(US),
+            network="regtest",
+            operator="tester",
+            since_ms=NOW * 1000,
+            notes=self.notes.get(payment_hash, ()),
+        )
+
     async def routes(self) -> m.Routes:
         offer = m.OfferInfo(neighbour=peer_text(BOB), amount_msat=102_500, lock_blocks=12, expires_unix=NOW + 60)
         return m.Routes(
@@ -407,6 +421,17 @@ class FakeNode:
 
     def events(self, *, after: int | None = None) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[m.Event]]:
         return self.bus.subscribe(after=after)
+
+    @asynccontextmanager
+    async def frames(self, wanted: m.FrameFilter) -> AsyncIterator[Sniffed]:
+        sieve = Wanted(
+            protocols=frozenset(wanted.protocols),
+            peer=parse_peer(wanted.peer) if wanted.peer else None,
+            payment_hash=parse_payment_hash(wanted.payment_hash) if wanted.payment_hash else None,
+            secrets=wanted.secrets,
+        )
+        async with sniffing(self.tap, sieve, lambda: NOW + 0.25) as sniffed:
+            yield sniffed
 
 
 def _offer(payment_hash: str, amount: int, fee: int, after_ms: int, *, cheapest: bool) -> m.OfferSeen:

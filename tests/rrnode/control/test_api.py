@@ -206,3 +206,14 @@ async def test_any_body_is_answered_in_json_and_never_by_a_fault(
     assert answer.status_code < 500
     if not answer.is_success:
         assert set(answer.json()) == {"error", "try"}
+
+
+async def test_what_was_seen_of_a_payment_is_told_and_of_an_unknown_one_nothing(
+    client: httpx.AsyncClient, node: Any
+) -> None:
+    note = m.TraceNote(at_ms=5, kind="offer", peer_id="x", amount_msat=7, blocks=3, kept=False, text="too dear")
+    node.notes[b"\xab" * 32] = (note,)
+    known, unknown = [(await client.get(f"/v1/traces/{each * 32}")).text for each in ("ab", "cd")]
+    assert m.Trace.model_validate_json(known).notes == (note,)
+    assert m.Trace.model_validate_json(unknown).notes == ()
+    assert (await client.get("/v1/traces/12")).status_code == 400

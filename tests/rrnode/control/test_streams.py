@@ -1,6 +1,7 @@
 """Following events over HTTP lines and over a WebSocket, on the real socket: nothing missed, and every end is noticed."""
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,9 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from rrnode.control import models as m
+from rrnode.control.text import peer_text
 from rrnode.datadir import socket_path
+from rrnode.sniffing import MOST_SNIFFERS
 
 
 def tip(height: int) -> m.TipEvent:
@@ -68,6 +71,48 @@ async def test_a_wrong_place_to_begin_is_refused(node: Any, data_dir: Path) -> N
     async with over_socket(data_dir) as client:
         answer = await client.get("/v1/events?after=-1")
     assert (answer.status_code, answer.json()["error"].partition(":")[0]) == (422, "after")
+
+
+async def test_frames_are_seen_from_the_moment_it_was_answered(node: Any, data_dir: Path, fake: ModuleType) -> None:
+    node.tap.tell(fake.BOB, "/rr/link/1", True, b"before")
+    about = {"protocol": ["/rr/link/1", "/rr/init/1"], "peer": peer_text(fake.BOB)}
+    async with over_socket(data_dir) as client, client.stream("GET", "/v1/frames", params=about) as response:
+        node.tap.tell(fake.BOB, "/rr/link/1", False, b"one")
+        node.tap.tell(fake.CAROL, "/rr/link/1", False, b"of another peer")
+        node.tap.tell(fake.BOB, "/rr/watch/1", False, b"of another protocol")
+        node.tap.tell(fake.BOB, "/rr/init/1", True, b"two")
+        lines = response.aiter_lines()
+        seen = [m.Frame.model_validate_json(await anext(lines)) for _ in range(2)]
+    common = {"at_ms": 1_800_000_000_250, "peer_id": peer_text(fake.BOB), "size": 3}
+    assert seen == [
+        m.Frame(direction="in", protocol="/rr/link/1", payload=b"one".hex(), **common),
+        m.Frame(direction="out", protocol="/rr/init/1", payload=b"two".hex(), **common),
+    ]
+    with trio.fail_after(10):
+        while node.tap.listeners:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_frames_end_when_the_node_stops(node: Any, data_dir: Path) -> None:
+    async with over_socket(data_dir) as client, client.stream("GET", "/v1/frames") as response:
+        node.stopping.set()
+        assert [line async for line in response.aiter_lines()] == []
+
+
+async def test_what_cannot_be_looked_for_is_refused_before_anything_is_shown(node: Any, data_dir: Path) -> None:
+    async with over_socket(data_dir) as client:
+        answers = [await client.get("/v1/frames", params=each) for each in ({"peer": "Bob"}, {"payment_hash": "12"})]
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert [answer.json()["error"].partition(" is not")[0] for answer in answers] == ["'Bob'", "'12'"]
+    assert node.tap.listeners == ()
+
+
+async def test_only_so_many_look_at_once(node: Any, data_dir: Path) -> None:
+    async with over_socket(data_dir) as client, AsyncExitStack() as looking:
+        for _ in range(MOST_SNIFFERS):
+            await looking.enter_async_context(client.stream("GET", "/v1/frames"))
+        answer = await client.get("/v1/frames")
+    assert (answer.status_code, answer.json()["error"]) == (400, "4 sniffers look at this node already")
 
 
 async def connect_websocket(nursery: trio.Nursery, data_dir: Path, path: str) -> WebSocketConnection:

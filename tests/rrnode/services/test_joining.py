@@ -38,6 +38,7 @@ class Node:
     def __init__(self, net: Net, number: int, host: MemoryHost, path: Path, operator: str = "") -> None:
         self.net, self.host, self.path = net, host, path
         self.told: list[str] = []
+        self.reached: list[str] = []
         path.mkdir(exist_ok=True)
         settings = Settings(data_dir=path, node=NodeSettings(operator=operator), roles=RoleSettings(route=True))
         self.acquaintances = Acquaintances(
@@ -74,6 +75,7 @@ class Node:
             acquaintances=self.acquaintances if learn else None,
             entropy=bytes(32),
             tell=self.told.append,
+            reached=self.reached.append,
             policy=JoinPolicy(enough=enough),
         )
         self.net.spawn(joiner)
@@ -163,6 +165,8 @@ async def test_a_lost_relay_is_dialled_again_and_its_loss_alone_is_no_alarm(net,
         await until(lambda: not node.linked(relay))
     await until(lambda: node.linked(relay))
     assert node.told == []
+    assert len(node.reached) >= 4  # where it answered is told each time: it may have become a neighbour meanwhile
+    assert {*node.reached} == {*relay.host.addresses()}
 
 
 async def test_another_server_stands_in_for_a_relay_that_is_gone(net, make, autojump_clock):
