@@ -12,7 +12,7 @@ from functools import partial
 
 from bootstrap.addresses import first_part, number_of
 from bootstrap.join import group_of
-from bootstrap.relays import Relay, roles_of
+from bootstrap.relays import SWITCH_ROUTE, Relay, roles_of
 from protocols.ids import PeerId
 from protocols.node_record import NodeRecord
 from protocols.units import UnixTime
@@ -21,7 +21,6 @@ from protocols.wire.info import Signed
 MOST = 256  # half a megabyte of records, and eight pages of `Others`
 MOST_ALIKE = 4  # of one operator by name, IPv4 /16 or IPv6 /32
 MOST_TOLD = MOST // 8  # by tellers of one network: it takes eight networks to fill the table
-SWITCH_ROUTE = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from bootstrap.relays import SWITCH_MAILBOX, SWITCH_ROUTE
 from protocols.channel.events import CloseRequested
 from protocols.channel.state import Phase
 from protocols.facts import Facts
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 READY_WITHIN, READY_LOOK = 5.0, 0.1  # seconds
-SWITCH_ROUTE, SWITCH_MAILBOX = 1, 8  # bits of `Hello.switches`
 
 
 class Node:
