@@ -101,6 +101,11 @@ class Shares:
             await trio.sleep(self._retry)
 
 
+def arrivals() -> Allowance:
+    """Streams that one may open: each replaces the last, with a farewell and a welcome, so not as often as a peer likes."""
+    return Allowance(per_key=1, burst=20, total=1000)
+
+
 def printable(text: str) -> str:
     """A stranger's text without what would drive a terminal."""
     return "".join(each if each.isprintable() else "·" for each in text)

@@ -15,7 +15,7 @@ from protocols.ids import PeerId
 from rrnode.errors import LinkClosed, leaves
 from rrnode.host.base import FrameStream, Host, PeerConnected, PeerLost
 from rrnode.host.peer_text import to_text
-from rrnode.services.limits import Allowance, printable
+from rrnode.services.limits import arrivals, printable
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +60,7 @@ class Sessions:
         self._current: dict[PeerId, _Standing] = {}
         self._openers: dict[PeerId, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
-        # Each new stream replaces the last, and costs the engine a farewell and a welcome: not as often as a peer likes.
-        self._arrivals = Allowance(per_key=1, burst=20, total=1000)
+        self._arrivals = arrivals()
         self.broken = 0  # streams ended by something that is no message of the protocol
         if serves is not None:
             host.handle(protocol, self._inbound)
