@@ -6,11 +6,11 @@ surrounds a newcomer. Whoever did not answer is tried again later and later.
 """
 
 import hashlib
-import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from bootstrap.addresses import block_of, first_part, number_of
 from bootstrap.relays import Relay
 
 MOST_KNOWN = 512  # relays in a plan: the shipped ones, the user's, and all of a table
@@ -192,16 +192,12 @@ def lost(state: JoinPlan, relay: Relay, now: int) -> JoinPlan:
 
 def group_of(address: str) -> str:
     """What unrelated addresses must not share: the /16 of an IPv4 address, the /32 of an IPv6 one, the domain of a name."""
-    kind, _, rest = address.lstrip("/").partition("/")
-    host = rest.partition("/")[0]
-    try:
-        parsed = ipaddress.ip_address(host)
-    except ValueError:
-        domain = ".".join(host.lower().rstrip(".").split(".")[-2:])  # names below it cost its owner nothing
-        return f"dns:{domain}" if kind in ("dns", "dns4", "dns6") else f"{kind}:{host.lower()}"
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    bits = 16 if (mapped or parsed).version == 4 else 32
-    return str(ipaddress.ip_network(f"{mapped or parsed}/{bits}", strict=False))
+    kind, host = first_part(address)
+    number = number_of(host)
+    if number is not None:
+        return block_of(number)
+    domain = ".".join(host.lower().rstrip(".").split(".")[-2:])  # names below it cost its owner nothing
+    return f"dns:{domain}" if kind in ("dns", "dns4", "dns6") else f"{kind}:{host.lower()}"
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------

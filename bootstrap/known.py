@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from bootstrap.addresses import first_part, number_of
 from bootstrap.join import group_of
-from bootstrap.relays import Relay, roles_of
+from bootstrap.relays import SWITCH_ROUTE, Relay, roles_of
 from protocols.ids import PeerId
 from protocols.node_record import NodeRecord
 from protocols.units import UnixTime
@@ -21,7 +22,6 @@ from protocols.wire.info import Signed
 MOST = 256  # half a megabyte of records, and eight pages of `Others`
 MOST_ALIKE = 4  # of one operator by name, IPv4 /16 or IPv6 /32
 MOST_TOLD = MOST // 8  # by tellers of one network: it takes eight networks to fill the table
-SWITCH_ROUTE = 1
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291, 2.4: all that is assigned to the public
 
 
@@ -135,17 +135,15 @@ def _bears(mark: str, server: KnownServer) -> bool:
 
 
 def _is_public(address: str) -> bool:
-    kind, _, rest = address.removeprefix("/").partition("/")
-    try:
-        number = ipaddress.ip_address(rest.partition("/")[0])
-    except ValueError:
+    kind, host = first_part(address)
+    number = number_of(host)
+    if number is None or kind not in ("ip4", "ip6"):
         return False
-    number = getattr(number, "ipv4_mapped", None) or number
     if isinstance(number, ipaddress.IPv6Address) and (
         number not in _GLOBAL_UNICAST or number.sixtofour or number.teredo
     ):
         return False  # it leads to an IPv4 address, which may be inside, or is inside itself
-    return kind in ("ip4", "ip6") and number.is_global and not number.is_multicast
+    return number.is_global and not number.is_multicast
 
 
 def _marks(record: NodeRecord) -> frozenset[str]:

@@ -13,6 +13,7 @@ _ADDRESS = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/\d{1,5}")
 _MOST = 64  # relays per network: a list longer than a person can vouch for is a mistake
 _MOST_ADDRESSES = 6
 ROLES = ("route", "chain", "watch", "mailbox")  # in the order of their bits in `Hello.switches`
+SWITCH_ROUTE, SWITCH_MAILBOX = (1 << ROLES.index(role) for role in ("route", "mailbox"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ FeeRate = NewType("FeeRate", int)  # satoshi per 1000 virtual bytes
 MSAT_PER_SAT = 1000
 MAX_SAT = Sat(21_000_000 * 100_000_000)
 MAX_MSAT = Msat(MAX_SAT * MSAT_PER_SAT)  # fits a signed 64-bit integer
+PPM = 1_000_000  # parts per million, of fees and shares
 
 
 def floor_to_sat(amount: Msat) -> Sat:

@@ -1,5 +1,7 @@
 """What the machine does to us (CONVENTIONS, "Errors"): a service retries with back-off, or stops; no channel is closed."""
 
+from collections.abc import Iterator
+
 from protocols.errors import RrnodeError
 
 
@@ -33,3 +35,12 @@ class UserError(RrnodeError):
 
 class NotThere(UserError):
     """What the user named (a channel, a payment, a peer) is not known to this node."""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The single errors in it, in their order: itself, or what a group from inside nurseries holds however deep."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

@@ -6,98 +6,46 @@ hands over to queues, never to a peer. The routing engine lives beside the money
 
 import os
 import random
-from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 
-from bootstrap.networks import NETWORKS
-from protocols.channel.events import (
-    Alarm,
-    BuildFunding,
-    ChannelChanged,
-    CloseRequested,
-    MessageReceived,
-    Publish,
-    PublishWithChild,
-    PublishWithInputs,
-    ReleaseFunding,
-    SendMessage,
-    StoreChannel,
-    StoreRevoked,
-    WatchOutpoint,
-    WatchTx,
-)
+from bootstrap.relays import SWITCH_MAILBOX, SWITCH_ROUTE
+from protocols.channel.events import CloseRequested
 from protocols.channel.state import Phase
 from protocols.facts import Facts
-from protocols.ids import ChannelId, PeerId
+from protocols.ids import PeerId
 from protocols.node_record import NodeRecord
-from protocols.payment.events import (
-    DropForward,
-    FindOffers,
-    NeighbourLiquidity,
-    OffersFound,
-    OfferUsed,
-    PaymentChanged,
-    PromiseChanged,
-    StoreForward,
-)
-from protocols.routing.events import LiquidityChanged, PaymentEnded
-from protocols.units import BlockHeight, UnixTime
-from protocols.wire.channel import AcceptChannel, Error, OpenChannel
-from rrnode.chain.base import BlockRef, ChainBackend, WholeChain
+from protocols.units import BlockHeight
+from protocols.wire.channel import OpenChannel
+from rrnode.chain.base import BlockRef
 from rrnode.chain.broadcaster import Broadcaster
 from rrnode.chain.follower import Follower
-from rrnode.config.settings import Settings
 from rrnode.control import models as m
-from rrnode.control.bus import EventBus
-from rrnode.control.convert import channel_event, forward_step
-from rrnode.control.text import parse_payment_hash, peer_text, txid_text
-from rrnode.cover import BOUNTIES
-from rrnode.dispatcher import Batch, Dispatcher, Halted
+from rrnode.control.text import peer_text, txid_text
+from rrnode.dispatcher import Dispatcher, Halted
 from rrnode.errors import StorageFailed
-from rrnode.guard import Keeper
 from rrnode.guards import Guards
-from rrnode.host.base import Host, PeerConnected, PeerLost
+from rrnode.host.base import PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
-from rrnode.host.peer_text import from_text, join_address
-from rrnode.keys import KeyTree
-from rrnode.recording import Recorder, money_engine, routing_engine
-from rrnode.relays import listed_relays
-from rrnode.services.acquaintances import FILE_NAME as KNOWN_SERVERS
-from rrnode.services.acquaintances import Acquaintances
+from rrnode.host.peer_text import join_address
+from rrnode.parts import Handling, News, Parts, Performing, building
+from rrnode.recording import money_engine, routing_engine
 from rrnode.services.addresses import StoredAddresses
-from rrnode.services.bringing import Bringing
-from rrnode.services.chainfacts import ChainFactsServer
 from rrnode.services.channels import ChannelService
 from rrnode.services.collecting import Collector
-from rrnode.services.covering import CoverClient
-from rrnode.services.delivery import Deliveries
 from rrnode.services.following import Following
 from rrnode.services.funding import Funding
-from rrnode.services.handing import Means
-from rrnode.services.info import InfoServer, OwnRecord
 from rrnode.services.initialization import InitializationService
-from rrnode.services.joining import Joiner
-from rrnode.services.limits import printable
 from rrnode.services.mailbox import Mailbox
 from rrnode.services.neighbours import Neighbours
 from rrnode.services.openings import Openings
-from rrnode.services.paying import Paying
-from rrnode.services.receiving import Receiving
 from rrnode.services.routing import RoutingService, SubscriptionEffect
-from rrnode.services.subscriptions import SubscriptionClient, SubscriptionServer
-from rrnode.services.watchtower import Watchtower
-from rrnode.storage import Store
-from rrnode.storage.mails import MailStore
-from rrnode.storage.remedies import RemedyStore
+from rrnode.services.subscriptions import SubscriptionClient
 from rrnode.traces import Traces
-from rrnode.version import AGENT
-from rrnode.wallet import Wallet
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
@@ -105,54 +53,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 READY_WITHIN, READY_LOOK = 5.0, 0.1  # seconds
-MOST_ALARMS = 100  # sentences kept for `rrnode status`; older ones are in the log
-SWITCH_ROUTE, SWITCH_MAILBOX = 1, 8  # bits of `Hello.switches`
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a node is made of; `rrnode.start` makes the real ones, tests give others.
-
-    Attributes:
-        remedies: where those of others are kept; None: this node watches for nobody.
-        mails: what is kept for clients that are away; None: this node keeps nothing.
-        throw_away: a running host under a fresh identity, for delivering initializations (R14).
-        clock: unix time in seconds.
-        keeper: of the guard over our deadlines (DESIGN 9); None runs without one.
-        recorder: of what both engines are told and order (`tools.replay`); None: nothing is recorded.
-    """
-
-    settings: Settings
-    keys: KeyTree
-    store: Store
-    wallet: Wallet
-    host: Host
-    backend: ChainBackend
-    throw_away: Callable[[], AbstractAsyncContextManager[Host]]
-    clock: Callable[[], float]
-    keeper: Keeper | None = None
-    remedies: RemedyStore | None = None
-    recorder: Recorder | None = None
-    mails: MailStore | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Revoked:
-    """A neighbour revoked a state, and that is on disk: watchers are to have it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _News:
-    """Something for followers, told once what it rests on is on disk."""
-
-    event: m.ForwardStep | m.Forwarded
-
-
-@dataclass(frozen=True, slots=True)
-class _UnusedKeys:
-    """A channel was refused before its keys were shown to anybody: a later one may use them."""
-
-    key_index: int
 
 
 class Node:
@@ -162,16 +62,14 @@ class Node:
         self.parts = parts
         settings = self.settings = parts.settings
         self.host, self.store, self.wallet, self.backend = parts.host, parts.store, parts.wallet, parts.backend
-        self.us = parts.keys.node_id()
-        self.asset = settings.network.genesis
+        self.us, self.asset, self.now = parts.us, parts.asset, parts.now
         self.started_at = parts.clock()
         self.stopping = trio.Event()
         self.ended = trio.Event()
-        self.alarms: deque[str] = deque(maxlen=MOST_ALARMS)
-        self.bus = EventBus(parts.clock)
+        self.news = News(parts.clock)
+        self.bus, self.alarms = self.news.bus, self.news.alarms
         self.traces = Traces(parts.clock, settings.limits.traced_payments)
-        self.openings = Openings(self._notify)
-        self._change = trio.Event()
+        self.openings = Openings(self.news.notify)
         self._background: trio.Nursery | None = None
 
         loaded = self.store.load()
@@ -185,31 +83,27 @@ class Node:
             snapshot=loaded.snapshot,
             config=settings.engine_config(),
         )
-        self._carried = {forward.incoming: forward.payment_hash for forward in self.money.forwards()}
+        routing = routing_engine(parts.recorder, settings.routing_config(), self.us)
         self.neighbours = Neighbours(self.money, gained=self._neighbour_gained, lost=self._neighbour_lost)
+        handling = Handling(
+            engine=self.money,
+            routing=routing,
+            store=self.store,
+            openings=self.openings,
+            neighbours=self.neighbours,
+            traces=self.traces,
+            now=self.now,
+        )
         self.dispatcher = Dispatcher(
-            handle=self._handle,
-            commit=self._commit,
-            perform=self._perform,
-            answer=self._answer,
+            handle=handling.handle,
+            commit=handling.commit,
+            perform=lambda effect: self._performing.perform(effect),
+            answer=handling.answer,
             facts=self._facts,
         )
         self.follower = Follower(self.backend, cursor=cursor, interests=self.wallet.interests)
         self.broadcaster = Broadcaster(self.backend, self.wallet)
-        self.tower: Watchtower | None = None
-        if parts.remedies is not None:
-            self.tower = Watchtower(
-                settings=settings,
-                host=self.host,
-                backend=self.backend,
-                wallet=self.wallet,
-                remedies=parts.remedies,
-                secret=parts.keys.identity_secret(),
-                network=self.asset,
-                height=lambda: self.following.height,
-                now=self.now,
-                alarm=self._alarm,
-            )
+        self.tower = building.watchtower(parts, self._height, self.news.alarm)
         self.following = Following(
             settings=settings,
             backend=self.backend,
@@ -220,7 +114,7 @@ class Node:
             stored=self.store.revoked_state,
             now=self.now,
             took_in=self._took_in,
-            alarm=self._alarm,
+            alarm=self.news.alarm,
             hunt=self.tower.take if self.tower is not None else None,
         )
         self.funding = Funding(
@@ -228,7 +122,6 @@ class Node:
         )
         self.dialer = Dialer(self.host, StoredAddresses(self.store), randomness=random.SystemRandom())
 
-        routing = routing_engine(parts.recorder, settings.routing_config(), self.us)
         self.routing = RoutingService(
             host=self.host,
             engine=routing,
@@ -240,21 +133,8 @@ class Node:
             offer_arrived=lambda arrived: self.paying.offer_arrived(arrived),
             traced=self.traces.routing if self.traces.most else None,
         )
-        self.subscriptions: SubscriptionServer | None = None
-        if settings.roles.route:
-            self.subscriptions = SubscriptionServer(
-                host=self.host,
-                tell=self.routing.tell,
-                answer=routing.answer,
-                now=self.now,
-                most=settings.limits.max_clients,
-                is_neighbour=self.neighbours.__contains__,
-                followers=frozenset(map(from_text, settings.roles.followers)),
-                first_number=int(self.started_at * 1e6),
-            )
-        self.chain_facts: ChainFactsServer | None = None
-        if settings.roles.chain and isinstance(self.backend, WholeChain):
-            self.chain_facts = ChainFactsServer(host=self.host, chain=self.backend)
+        self.subscriptions = building.subscription_server(parts, self.routing, self.neighbours, self.started_at)
+        self.chain_facts = building.chain_facts(parts)
         self.subscribed = SubscriptionClient(
             host=self.host,
             tell=self.routing.tell,
@@ -270,22 +150,9 @@ class Node:
             fresh_keys=self.funding.fresh_keys,
             refuses_open=self._refuses_open,
             error_received=self.openings.failed,
-            link_changed=self._notify,
+            link_changed=self.news.notify,
         )
-        prefixes = {network.name: network.prefix for network in NETWORKS.values()}
-        self.receiving = Receiving(
-            config=self.money.config,
-            engine=self.money,
-            us=self.us,
-            secret=parts.keys.identity_secret(),
-            asset=self.asset,
-            bus=self.bus,
-            ask=self.ask,
-            tell=self.routing.tell,
-            now=self.now,
-            network=settings.node.network,
-            prefixes=prefixes,
-        )
+        self.receiving = building.receiving(parts, self.money, self.bus, self.ask, self.routing.tell)
         self.collector = Collector(
             take=self.receiving.take_mail,
             keeps=lambda peer: self._has(peer, SWITCH_MAILBOX),
@@ -300,78 +167,40 @@ class Node:
             collector=self.collector,
             mailbox=Mailbox(parts.mails, self.now) if parts.mails is not None else None,
         )
-        self.acquaintances = Acquaintances(
-            host=self.host,
-            network=self.asset,
-            anywhere=settings.node.network == "regtest",
-            clock=parts.clock,
-            path=settings.data_dir / KNOWN_SERVERS,
-            said=self._said,
-        )
+        self.acquaintances = building.acquaintances_of(parts, self._said)
         self.guards = Guards(
             settings, self.neighbours, self.host, self.dialer, (each.record for each in self.acquaintances.known)
         )
-        self.covering = CoverClient(
-            host=self.host,
-            means=Means(
-                us=self.us,
-                store=self.store.cover(),
-                channels=self.money.channels,
-                keys_of=parts.keys.key_ring(),
-                network=self.asset,
-                height=lambda: self.following.height,
-                ask=settings.watch.ask_blocks,
-                bounties=BOUNTIES,
-                alarm=self._alarm,
-            ),
-            watchers=self.guards.watchers,
-            refuses=self.guards.refuses,
-            related=self.guards.related_watcher,
-            quorum=settings.watch.quorum,
-            post=self.dispatcher.post,
+        self.covering = building.cover_client(
+            parts, self.money, self.guards, self._height, self.news.alarm, self.dispatcher.post
         )
-        InfoServer(
-            host=self.host,
-            own=OwnRecord(
-                settings=settings,
-                secret=parts.keys.identity_secret(),
-                agent=AGENT,
-                host=self.host,
-                channels=self.money.channels,
-                now=self.now,
-            ),
-            others=self.acquaintances.page if settings.info.others else lambda after, most: ((), False),
-            now=self.now,
+        building.serve_info(parts, self.money, self.acquaintances)
+        self.joiner = building.joiner(parts, self.acquaintances, self.news.alarm, self._relay_reached)
+        self.paying = building.paying(
+            parts, self.money, self.bus, self.ask, self.routing.tell, self.subscribed, self.reachable_at
         )
-        self.joiner = Joiner(
-            host=self.host,
-            listed=listed_relays(settings),
-            acquaintances=self.acquaintances if settings.host.learn_relays else None,
-            entropy=os.urandom(32),
-            tell=self._alarm,
-            reached=self._relay_reached,
-        )
-        self.paying = Paying(
-            settings=settings,
-            config=self.money.config,
+        self._performing = Performing(
             engine=self.money,
-            us=self.us,
-            secret=parts.keys.identity_secret(),
-            bus=self.bus,
-            ask=self.ask,
-            tell=self.routing.tell,
-            subscriptions=self.subscribed,
-            bringing=Bringing(Deliveries(parts.throw_away), self.now),
-            servers=self.reachable_at,
+            news=self.news,
+            traces=self.traces,
+            openings=self.openings,
+            neighbours=self.neighbours,
+            channels=self.channels,
+            funding=self.funding,
+            broadcaster=self.broadcaster,
+            follower=self.follower,
+            routing=self.routing,
+            covering=self.covering,
+            paying=self.paying,
+            receiving=self.receiving,
+            spawn=self._spawn,
             now=self.now,
-            prefixes=prefixes,
         )
 
     # --- small facts --------------------------------------------------------------------------------------------------
 
-    def now(self) -> UnixTime:
-        """Unix time, whole seconds."""
-        return UnixTime(int(self.parts.clock()))
+    def _height(self) -> BlockHeight:
+        return self.following.height
 
     def _facts(self) -> Facts:
         return Facts(now=self.now(), tip=self.follower.height, feerate=self.following.feerate, entropy=os.urandom(32))
@@ -459,7 +288,7 @@ class Node:
             finally:
                 self._background = None
                 self.bus.publish(m.Stopping(reason=self.halted()))
-                self._notify()
+                self.news.notify()
                 self.ended.set()
 
     async def _dispatch(self) -> None:
@@ -470,7 +299,7 @@ class Node:
             if self.parts.keeper is not None:
                 with suppress(StorageFailed):
                     self.parts.keeper.beat(self.following.height, str(error))  # the guard stands in from now on
-            self._alarm(f"the node has halted and takes on nothing new: {error}")
+            self.news.alarm(f"the node has halted and takes on nothing new: {error}")
             self._require_background().cancel_scope.cancel()
 
     def _resume(self, facts: Facts) -> list[Any]:
@@ -478,7 +307,7 @@ class Node:
         effects = list(self.money.resume(facts))
         for channel_id in self._closed_by_guard:
             if self.money.channel(channel_id) is not None:
-                self._alarm("its guard closed this channel while the node was down", channel_id)
+                self.news.alarm("its guard closed this channel while the node was down", channel_id)
                 effects += self.money.handle(CloseRequested(channel_id=channel_id, force=True), facts)
         return effects
 
@@ -490,6 +319,9 @@ class Node:
     def _require_background(self) -> trio.Nursery:
         assert self._background is not None, "the node is not running"
         return self._background
+
+    def _spawn(self, work: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        self._require_background().start_soon(work, *args)
 
     # --- peers --------------------------------------------------------------------------------------------------------
 
@@ -507,116 +339,9 @@ class Node:
                             self._guards_changed()
                     case PeerLost(peer=peer, reason=reason):
                         self.bus.publish(m.PeerEvent(peer_id=peer_text(peer), connected=False, reason=reason))
-                self._notify()
+                self.news.notify()
 
-    # --- the dispatcher's hands ---------------------------------------------------------------------------------------
-
-    def _commit(self, batch: Batch) -> None:
-        """In a worker thread."""
-        for effect in batch.stores:
-            if isinstance(effect, StoreChannel) and effect.replaces is not None:
-                self.openings.renamed(effect.replaces, effect.channel.channel_id)
-                self.neighbours.renamed(effect.replaces)
-        self.store.commit(batch.stores, batch.journal, batch.cursor)
-
-    def _handle(self, event: Any, facts: Facts) -> list[Any]:
-        """The money engine, and after it what followers are told of payments that pass through."""
-        if isinstance(event, MessageReceived):
-            self.traces.message(event.peer, event.message, ours=False)
-        effects: list[Any] = []
-        for effect in self.money.handle(event, facts):
-            effects.append(effect)
-            match effect:
-                case StoreRevoked():
-                    effects.append(_Revoked())
-                case StoreForward(forward=forward):
-                    self._carried[forward.incoming] = forward.payment_hash
-                    effects.append(_News(forward_step(forward)))
-                case DropForward(incoming=incoming, earned=earned):
-                    payment_hash = self._carried.pop(incoming, None)
-                    if payment_hash is not None:
-                        news = m.Forwarded(payment_hash=payment_hash.hex(), paid=earned > 0, earned_msat=earned)
-                        effects.append(_News(news))
-        if isinstance(event, MessageReceived) and event.key_index is not None:
-            # An accepted channel is in memory alone at first, but its keys are the peer's to see from here on.
-            said = [effect.message for effect in effects if isinstance(effect, SendMessage)]
-            if not any(isinstance(message, AcceptChannel) for message in said):
-                effects.append(_UnusedKeys(event.key_index))
-        return effects
-
-    def _answer(self, question: FindOffers) -> OffersFound:
-        offers = self.routing.engine.offers(question.payment_hash, question.upstream, question.asset, self.now())
-        found = OffersFound(reference=question.reference, offers=offers)
-        self.traces.offers_found(question, found)
-        return found
-
-    def _perform(self, effect: Any) -> None:
-        """Hand one effect over; never waits."""
-        match effect:
-            case SendMessage():
-                if isinstance(effect.message, Error):
-                    self.openings.failed(ChannelId(effect.message.channel_id), effect.message.text)
-                self.traces.message(effect.peer, effect.message, ours=True)
-                self.channels.send(effect.peer, effect.message)
-            case ChannelChanged():
-                self._channel_changed(effect.channel_id)
-            case NeighbourLiquidity():
-                self.routing.tell(
-                    LiquidityChanged(neighbour=effect.neighbour, liquidity=effect.liquidity, now=self.now())
-                )
-            case OfferUsed():
-                self.routing.tell(
-                    PaymentEnded(
-                        payment_hash=effect.payment_hash,
-                        downstream=effect.downstream,
-                        paid=effect.paid,
-                        now=self.now(),
-                        amount=effect.amount,
-                        upstream=effect.upstream,
-                    )
-                )
-            case _News():
-                if isinstance(effect.event, m.Forwarded):
-                    self.traces.forwarded(parse_payment_hash(effect.event.payment_hash), effect.event.earned_msat)
-                self.bus.publish(effect.event)
-            case _Revoked():
-                self.covering.wake()
-            case _UnusedKeys():
-                self._require_background().start_soon(self.funding.give_back_keys, effect.key_index)
-            case PaymentChanged():
-                self.traces.payment(effect.payment)
-                self.paying.payment_changed(effect)
-            case PromiseChanged():
-                self.traces.promise(effect.promise)
-                self.receiving.promise_changed(effect)
-            case BuildFunding():
-                self._require_background().start_soon(self.funding.build, effect)
-            case ReleaseFunding():
-                self._require_background().start_soon(self.funding.release, effect.channel_id)
-            case Publish() | PublishWithChild() | PublishWithInputs():
-                self.broadcaster.take(effect)
-            case WatchTx():
-                self.follower.watch_tx(effect)
-            case WatchOutpoint():
-                self.follower.watch_outpoint(effect)
-            case Alarm():
-                self.openings.failed(effect.channel_id, effect.text)
-                self._alarm(f"channel {effect.channel_id.hex()[:16]}: {effect.text}", effect.channel_id)
-
-    def _alarm(self, text: str, channel_id: ChannelId | None = None) -> None:
-        text = printable(text)  # it may repeat what a peer said
-        log.error("alarm", text=text)
-        self.alarms.append(text)
-        self.bus.publish(m.AlarmRaised(channel_id=channel_id.hex() if channel_id else "", text=text))
-
-    def _channel_changed(self, channel_id: ChannelId) -> None:
-        self.neighbours.changed(channel_id)
-        channel = self.money.channel(channel_id)
-        if channel is not None:
-            self.bus.publish(channel_event(channel))
-            if channel.phase is Phase.CLOSED:
-                self.covering.wake()  # its remedies are withdrawn
-        self._notify()
+    # --- neighbours and guards ----------------------------------------------------------------------------------------
 
     def _neighbour_gained(self, peer: PeerId) -> None:
         self.routing.sessions.check(peer)
@@ -655,11 +380,7 @@ class Node:
         if self.tower is not None:
             self.tower.tip_changed()
         self.bus.publish(m.TipEvent(height=tip.height, block_hash=txid_text(tip.hash)))
-        self._notify()
-
-    def _notify(self) -> None:
-        self._change.set()
-        self._change = trio.Event()
+        self.news.notify()
 
     async def until_ready(self) -> None:
         """While a block is being taken in, nothing new is taken on: wait for that, but not for a chain that is away."""
@@ -670,7 +391,7 @@ class Node:
 
     async def changed(self) -> None:
         """Wait until something (a channel, a peer, the chain) has changed."""
-        await self._change.wait()
+        await self.news.changed()
 
     async def caught_up(self, height: BlockHeight) -> None:
         """Wait until the node has taken in the chain up to this height."""

@@ -4,95 +4,30 @@ Text and numbers in, text and numbers out; every failure is a sentence. Nothing 
 events for the engine, answers are read off the engine's state.
 """
 
-import os
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from bootstrap.relays import roles_of
-from protocols.channel.events import CloseRequested, OpenRequested, Refusal
-from protocols.channel.state import BEFORE_FUNDING, Channel, Phase, balances, is_usable, receivable, spendable
+from protocols.channel.events import CloseRequested
+from protocols.channel.state import Phase
 from protocols.ids import ChannelId, PaymentHash, PeerId, Txid
-from protocols.payment.events import PayPhase
-from protocols.routing.events import Liquidity
-from protocols.units import AssetId, BlockHeight, FeeRate, Msat, Sat, to_msat
-from rrnode import audit
+from protocols.units import BlockHeight, FeeRate, Msat, Sat
+from rrnode import audit, showing
 from rrnode.chain.base import Miner, Verdict
-from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
-from rrnode.control.convert import bounty_info, mailbox_info, payment_info, promise_info, trace_note
+from rrnode.control.convert import bounty_info, channel_info, mailbox_info, payment_info, promise_info, trace_note
 from rrnode.control.text import parse_payment_hash, parse_peer, peer_of_address, peer_text, txid_text
 from rrnode.cover import report
 from rrnode.errors import ChainUnavailable, NotThere, Unreachable, UserError
 from rrnode.host.dialer import Source
 from rrnode.node import Node
+from rrnode.opening import open_channel
 from rrnode.services.hunting import Hunter
 from rrnode.services.neighbours import lives
 from rrnode.sniffing import Sniffed, Wanted, sniffing
-from rrnode.version import VERSION
 
-LINK_WITHIN = 15.0  # seconds for a channel's stream to stand once the peer is linked
-OPEN_WITHIN = 60.0  # seconds for a neighbour and our wallet to agree on a channel
-PUBLISHED_WITHIN = 5.0
-PUBLISHED_EVERY = 0.02
 BOUNTIES_SHOWN = 200  # the newest; all are on disk
-
-
-def channel_info(channel: Channel, waits: Refusal | None = None, warning: str = "") -> m.ChannelInfo:
-    """A channel as its owner sees it. `waits`: why it waits for its watchers; `warning`: why it is in danger."""
-    held = balances(channel)
-    usable = is_usable(channel)
-    their_reserve = channel.our_terms.reserve
-    our_reserve = channel.their_terms.reserve if channel.their_terms else Sat(0)
-    return m.ChannelInfo(
-        channel_id=channel.channel_id.hex(),
-        peer_id=peer_text(channel.peer),
-        phase=channel.phase.name.lower(),
-        usable=usable,
-        funded_by_us=channel.we_fund,
-        capacity_sat=channel.capacity,
-        ours_msat=held.ours,
-        theirs_msat=held.theirs,
-        in_flight_out_msat=held.offered,
-        in_flight_in_msat=held.received,
-        can_send_msat=spendable(channel) if usable else 0,
-        can_receive_msat=receivable(channel) if usable else 0,
-        our_reserve_sat=our_reserve,
-        their_reserve_sat=their_reserve,
-        htlcs=len(channel.htlcs),
-        funding_txid=txid_text(channel.funding.txid) if channel.funding else "",
-        funding_index=channel.funding.index if channel.funding else 0,
-        funding_height=channel.funding_height,
-        states_revoked=channel.their_commitment.number if channel.their_commitment else 0,
-        closing_txid=(
-            txid_text(parse_transaction(channel.close.transaction).txid)
-            if channel.close is not None and channel.close.transaction
-            else ""
-        ),
-        note=channel_note(channel, waits),
-        warning=warning,
-    )
-
-
-def channel_note(channel: Channel, waits: Refusal | None = None) -> str:
-    """What a channel waits for, or why it failed."""
-    if channel.failure:
-        return channel.failure
-    if channel.phase is Phase.OPEN and not is_usable(channel):
-        if not channel.connected:
-            return "the neighbour is not connected"
-        if not channel.deep:
-            return "the funding transaction lost confirmations in a reorganisation"
-        return "re-establishing"
-    if waits is not None and channel.phase is Phase.OPEN:
-        return f"takes on nothing new: {waits.value}"
-    return "" if channel.phase is Phase.OPEN else channel.phase.value
-
-
-def _agreed(channel: Channel | None) -> bool:
-    """Whether both have signed: the funding transaction is stored and on its way."""
-    return channel is not None and channel.phase not in BEFORE_FUNDING
 
 
 class Owner:
@@ -105,51 +40,7 @@ class Owner:
 
     async def status(self) -> m.Status:
         """The state of the whole node."""
-        node = self._node
-        settings = node.settings
-        channels = node.money.channels()
-        held = [balances(channel) for channel in channels if channel.phase is not Phase.CLOSED]
-        coins = await trio.to_thread.run_sync(node.wallet.balance)
-        forwards_done, earned = await trio.to_thread.run_sync(node.store.forward_totals)
-        return m.Status(
-            version=VERSION,
-            network=settings.node.network,
-            peer_id=peer_text(node.us),
-            operator=settings.node.operator,
-            switches=roles_of(settings.switches),
-            listening=node.host.addresses(),
-            data_dir=str(settings.data_dir),
-            pid=os.getpid(),
-            uptime_s=int(node.parts.clock() - node.started_at),
-            chain=m.ChainStatus(
-                backend=node.backend.name,
-                height=node.follower.tip.height,
-                block_hash=txid_text(node.follower.tip.hash),
-                ready=node.chain_ready,
-                problem=node.following.problem,
-            ),
-            peers_connected=len(node.host.connected()),
-            channels_open=sum(channel.phase is Phase.OPEN for channel in channels),
-            channels_opening=sum(channel.phase in BEFORE_FUNDING | {Phase.CONFIRMING} for channel in channels),
-            channels_closing=sum(
-                channel.phase in (Phase.SHUTTING, Phase.CLOSING, Phase.FORCED, Phase.LOST) for channel in channels
-            ),
-            channel_ours_msat=sum(each.ours for each in held),
-            channel_theirs_msat=sum(each.theirs for each in held),
-            in_flight_out_msat=sum(each.offered for each in held),
-            in_flight_in_msat=sum(each.received for each in held),
-            wallet_confirmed_sat=coins.confirmed,
-            wallet_unconfirmed_sat=coins.pending,
-            payments_live=sum(
-                payment.phase in (PayPhase.COLLECTING, PayPhase.LOCKED) for payment in node.money.payments()
-            ),
-            forwards_live=len(node.money.forwards()),
-            forwards_done=forwards_done,
-            earned_msat=earned,
-            halted=node.halted(),
-            alarms=tuple(node.alarms),
-            warnings=node.guards.warnings(),
-        )
+        return await showing.status(self._node)
 
     async def stop(self) -> None:
         """Begin an orderly end."""
@@ -159,36 +50,7 @@ class Owner:
 
     async def peers(self) -> tuple[m.PeerInfo, ...]:
         """Linked peers, peers to keep, and channel neighbours."""
-        node = self._node
-        connected = node.host.connected()
-        kept = {status.peer: status for status in node.dialer.status()}
-        count: dict[PeerId, int] = {}
-        for channel in node.money.channels():
-            if lives(channel):
-                count[channel.peer] = count.get(channel.peer, 0) + 1
-        found = []
-        for peer in sorted({*connected, *kept, *count}):
-            link, keep = connected.get(peer), kept.get(peer)
-            problem = node.subscribed.refusals.get(peer, "")
-            if link is None:
-                problem = keep.last_error or "" if keep is not None else "not dialled: connect to it, or it dials us"
-            address = keep.addresses[0].text if keep is not None and keep.addresses else ""
-            if link is not None and (link.inbound or not address):
-                address = link.address
-            found.append(
-                m.PeerInfo(
-                    peer_id=peer_text(peer),
-                    connected=link is not None,
-                    inbound=link.inbound if link else False,
-                    address=address,
-                    agent=link.agent if link else "",
-                    switches=roles_of(link.switches) if link else (),
-                    kept=keep is not None,
-                    channels=count.get(peer, 0),
-                    problem=problem,
-                )
-            )
-        return tuple(found)
+        return showing.peers(self._node)
 
     async def helpers(self) -> tuple[m.HelperInfo, ...]:
         """The helpers that tell us the chain."""
@@ -241,47 +103,8 @@ class Owner:
 
     async def channel_open(self, peer: str, capacity_sat: int, push_msat: int) -> m.ChannelInfo:
         """Fund a channel."""
-        node = self._node
         who = await self._dial(peer) if peer.startswith("/") else parse_peer(peer)
-        if who == node.us:
-            raise UserError("a channel needs somebody else")
-        if who not in node.host.connected():
-            raise UserError(f"{peer_text(who)} is not connected", "connect first: rrnode connect ADDRESS")
-        if why := node.guards.refuses_neighbour(who):
-            raise UserError(why, "see: rrnode audit")
-        if to_msat(Sat(capacity_sat)) < push_msat:
-            raise UserError("more would be given away than the channel holds")
-        node.channels.want(who)
-        with trio.move_on_after(LINK_WITHIN):
-            while not node.channels.is_up(who):
-                await node.changed()
-        if not node.channels.is_up(who):
-            raise UserError(f"{peer_text(who)} is connected but does not speak about channels", "try again in a moment")
-        temporary = ChannelId(os.urandom(32))
-        key_index = await trio.to_thread.run_sync(node.wallet.reserve_key_index)
-        order = OpenRequested(
-            temporary_id=temporary, peer=who, key_index=key_index, capacity=Sat(capacity_sat), push=Msat(push_msat)
-        )
-        with node.openings.following(temporary) as opening:
-            await node.ask(order)
-            with trio.move_on_after(OPEN_WITHIN):
-                while not opening.reason and not _agreed(node.money.channel(opening.now_called)):
-                    await node.changed()
-            channel = node.money.channel(opening.now_called)
-        if opening.reason:
-            raise UserError(opening.reason, opening.hint)
-        if channel is None or not _agreed(channel):
-            raise UserError("the neighbour did not answer in time; nothing was spent", "try again later")
-        await self._until_published(channel)
-        return channel_info(channel)
-
-    async def _until_published(self, channel: Channel) -> None:
-        """Wait a moment until the chain knows the funding; if it does not, it is published again at each block."""
-        assert channel.funding is not None
-        with trio.move_on_after(PUBLISHED_WITHIN), suppress(ChainUnavailable):
-            # A backend tells nobody when it has taken something, so it is asked.
-            while await self._node.backend.unspent(channel.funding.txid, channel.funding.index) is None:  # noqa: ASYNC110
-                await trio.sleep(PUBLISHED_EVERY)
+        return channel_info(await open_channel(self._node, who, Sat(capacity_sat), Msat(push_msat)))
 
     async def channel_close(self, channel_id: ChannelId, force: bool) -> m.ChannelInfo:
         """Begin to close."""
@@ -422,41 +245,7 @@ class Owner:
 
     async def routes(self) -> m.Routes:
         """The routing table now."""
-        node = self._node
-        engine, now = node.routing.engine, node.now()
-        entries = []
-        for route in engine.routes(now):
-            role = "payee" if route.ours else "payer" if route.wanted else "forwarder"
-            offers = tuple(
-                m.OfferInfo(
-                    neighbour=peer_text(offer.neighbour),
-                    amount_msat=offer.amount.msat,
-                    lock_blocks=offer.lock_blocks,
-                    expires_unix=offer.expiry,
-                )
-                for offer in route.offers
-            )
-            entries.append(
-                m.RouteInfo.model_validate({"payment_hash": route.payment_hash.hex(), "role": role, "offers": offers})
-            )
-        neighbours = tuple(
-            m.NeighbourInfo(
-                peer_id=peer_text(view.neighbour),
-                connected=view.up,
-                routes=view.routes,
-                can_send_msat=_of(view.liquidity, node.asset).ours,
-                can_receive_msat=_of(view.liquidity, node.asset).theirs,
-                offers_received=view.offers_received,
-                payments_completed=view.paid,
-            )
-            for view in engine.neighbours(now)
-        )
-        return m.Routes(
-            entries=tuple(entries),
-            table_limit=engine.config.max_offers,
-            subscriptions=len(node.subscriptions) if node.subscriptions is not None else 0,
-            neighbours=neighbours,
-        )
+        return showing.routes(self._node)
 
     # --- wallet and chain ---------------------------------------------------------------------------------------------
 
@@ -519,10 +308,3 @@ class Owner:
         )
         async with sniffing(self._node.host.tap, sieve, self._node.parts.clock) as sniffed:
             yield sniffed
-
-
-def _of(liquidity: tuple[Liquidity, ...], asset: AssetId) -> Liquidity:
-    for each in liquidity:
-        if each.asset == asset:
-            return each
-    return Liquidity(asset=asset, ours=Msat(0), theirs=Msat(0))

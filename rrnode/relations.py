@@ -4,14 +4,12 @@ Only what can be seen counts: the key, networks of addresses, and who is said to
 is why several watchers are better than one.
 """
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from bootstrap.addresses import Number, block_of, first_part, number_of
 from protocols.ids import PeerId
-
-_SAME = {4: 16, 6: 32}  # bits of an address that one operator's machines are taken to share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +68,11 @@ def groups(everybody: Iterable[Known]) -> tuple[frozenset[PeerId], ...]:
 @lru_cache(maxsize=8192)  # taking one apart costs 20 times as much as looking it up
 def network_of(address: str) -> str:
     """The /16 of an IPv4 address or the /32 of an IPv6 one that a multiaddr begins with; a host name as it is; "" else."""
-    kind, value = _first(address)
+    kind, value = first_part(address)
     if kind in ("dns", "dns4", "dns6", "dnsaddr"):
         return value.lower().rstrip(".")
     number = _number(address)
-    return "" if number is None else str(ipaddress.ip_network((number, _SAME[number.version]), strict=False))
+    return "" if number is None else block_of(number)
 
 
 def tells_who(address: str) -> bool:
@@ -84,18 +82,6 @@ def tells_who(address: str) -> bool:
     return number is not None and not number.is_loopback
 
 
-def _first(address: str) -> tuple[str, str]:
-    kind, _, rest = address.removeprefix("/").partition("/")
-    return kind, rest.split("/")[0]
-
-
-def _number(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    kind, value = _first(address)
-    if kind not in ("ip4", "ip6"):
-        return None
-    try:
-        number = ipaddress.ip_address(value.split("%")[0])
-    except ValueError:
-        return None
-    # Written as IPv6, an IPv4 address would share its /32 with all others, and none with itself.
-    return getattr(number, "ipv4_mapped", None) or number
+def _number(address: str) -> Number | None:
+    kind, value = first_part(address)
+    return number_of(value) if kind in ("ip4", "ip6") else None

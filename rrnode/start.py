@@ -19,8 +19,9 @@ from rrnode.guard import Keeper
 from rrnode.host.base import Host, HostConfig
 from rrnode.host.libp2p import LibP2PHost
 from rrnode.keys import KeyTree, SeedFile
-from rrnode.node import Node, Parts
+from rrnode.node import Node
 from rrnode.owner import Owner
+from rrnode.parts import Parts
 from rrnode.recording import Recorder
 from rrnode.storage import Store
 from rrnode.storage.mails import MailLimits, MailStore

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import typer
 from bootstrap.networks import NETWORKS, Network
 from protocols.errors import RrnodeError
 from rrnode import log
+from rrnode.errors import leaves
 from rrnode.host.base import Host
 from rrnode.host.libp2p import LibP2PHost
 from rrnode.services.limits import printable
@@ -41,21 +42,13 @@ def run(what: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     except (KeyboardInterrupt, RrnodeError) as error:
         reason: BaseException = error
     except BaseExceptionGroup as group:  # from inside nurseries
-        reason = next(_leaves(group))
+        # An interrupt first: it is what the person did, whatever broke for it.
+        reason = min(leaves(group), key=lambda leaf: not isinstance(leaf, KeyboardInterrupt))
         if not isinstance(reason, KeyboardInterrupt | RrnodeError):
             raise
     if isinstance(reason, KeyboardInterrupt):
         raise given_up("interrupted", code=INTERRUPTED)
     raise given_up(printable(str(reason)))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """An interrupt first: it is what the person did, whatever broke for it."""
-    if isinstance(error, BaseExceptionGroup):
-        leaves = [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-        yield from sorted(leaves, key=lambda leaf: not isinstance(leaf, KeyboardInterrupt))
-    else:
-        yield error
 
 
 def given_up(sentence: str, *, code: int = 1) -> typer.Exit:

@@ -38,7 +38,7 @@ from protocols.onchain.funding import COINBASE_MATURITY, funding_output_script, 
 from protocols.onchain.keys import BasePoints, ChannelKeys, payout_script
 from protocols.onchain.scripts import is_shutdown_script
 from protocols.onchain.tx import txid_of
-from protocols.units import BlockDelta, Msat, Sat, to_msat
+from protocols.units import PPM, BlockDelta, Msat, Sat, to_msat
 from protocols.wire.channel import (
     MAX_HTLCS,
     AcceptChannel,
@@ -61,8 +61,8 @@ def our_terms(config: ChannelConfig, capacity: Sat, keys: ChannelKeys) -> Terms:
     """What we announce for a channel of this capacity."""
     return Terms(
         dust_limit=config.dust_limit,
-        max_in_flight=Msat(to_msat(capacity) * config.max_in_flight_ppm // 1_000_000),
-        reserve=Sat(max(-(-capacity * config.reserve_ppm // 1_000_000), config.dust_limit)),
+        max_in_flight=Msat(to_msat(capacity) * config.max_in_flight_ppm // PPM),
+        reserve=Sat(max(-(-capacity * config.reserve_ppm // PPM), config.dust_limit)),
         htlc_minimum=config.htlc_minimum,
         to_self_delay=config.to_self_delay,
         max_accepted_htlcs=min(config.max_accepted_htlcs, MAX_HTLCS),

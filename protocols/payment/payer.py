@@ -11,10 +11,8 @@ from protocols.payment.config import EngineConfig
 from protocols.payment.draw import draw
 from protocols.payment.events import Kind, Payment, PayRequested
 from protocols.routing.events import KeptOffer
-from protocols.units import MAX_MSAT, MSAT_PER_SAT, Amount, BlockDelta, Msat, UnixTime
+from protocols.units import MAX_MSAT, MSAT_PER_SAT, PPM, Amount, BlockDelta, Msat, UnixTime
 from protocols.wire.channel import FailureCode
-
-_PPM = 1_000_000
 
 
 def in_words(amount: Msat) -> str:
@@ -114,7 +112,7 @@ class Collection:
     def _good_enough(self, best: Amount) -> bool:
         if best.asset != self.amount.asset:
             return False
-        return (best.msat - self.amount.msat) * _PPM <= self.amount.msat * self.policy.good_enough
+        return (best.msat - self.amount.msat) * PPM <= self.amount.msat * self.policy.good_enough
 
     def _nothing(self) -> str:
         if self.too_dear is not None:

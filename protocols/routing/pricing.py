@@ -9,9 +9,7 @@ from fractions import Fraction
 
 from protocols.errors import MisuseError
 from protocols.ids import PeerId
-from protocols.units import MAX_MSAT, AssetId, Msat
-
-_PPM = 1_000_000
+from protocols.units import MAX_MSAT, PPM, AssetId, Msat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +27,8 @@ class FeePolicy:
     def __post_init__(self) -> None:
         if not 0 <= self.base_msat <= MAX_MSAT:
             raise MisuseError(f"base fee of {self.base_msat} msat, 0 to {MAX_MSAT} wanted")
-        if not 0 <= self.ppm <= _PPM:
-            raise MisuseError(f"fee of {self.ppm} ppm, 0 to {_PPM} wanted")
+        if not 0 <= self.ppm <= PPM:
+            raise MisuseError(f"fee of {self.ppm} ppm, 0 to {PPM} wanted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +112,9 @@ class Pricer:
         if rate is not None:
             fee = self._fees.get(downstream, self._fee) if tariff is None else self._own[tariff]
             found = (
-                (_PPM + fee.ppm) * rate.numerator,
-                fee.base_msat * _PPM * rate.numerator,
-                _PPM * rate.denominator,
+                (PPM + fee.ppm) * rate.numerator,
+                fee.base_msat * PPM * rate.numerator,
+                PPM * rate.denominator,
             )
             self._terms[key] = found  # only pairs that we convert, so the memory is bounded by the configuration
         return found

@@ -6,7 +6,7 @@ that nodes of this kind use are standard here; what is refused here is refused t
 
 from collections.abc import Sequence
 
-from protocols.units import FeeRate
+from protocols.units import MAX_SAT, FeeRate
 from rrnode.chain.index import ChainIndex, Unspent
 from rrnode.chain.parse import Output, Tx
 
@@ -19,7 +19,6 @@ TRUC_CHILD_MAX_VSIZE = 1_000
 DUST_FEERATE = 3  # satoshi per virtual byte
 COINBASE_MATURITY = 100
 MEDIAN_TIME_FROM = 500_000_000  # lock times below are heights
-MAX_MONEY = 21_000_000 * 100_000_000
 
 _MAX_STACK_ITEMS, _MAX_STACK_ITEM, _MAX_WITNESS_SCRIPT = 100, 80, 3_600
 _MAX_SCRIPT_SIG = 1_650
@@ -86,9 +85,9 @@ def check_alone(transaction: Tx) -> None:
     """What can be said of a transaction without knowing the chain. Raises Refused."""
     if not transaction.outputs:
         raise Refused("bad-txns-vout-empty")
-    if any(not 0 <= output.value <= MAX_MONEY for output in transaction.outputs):
+    if any(not 0 <= output.value <= MAX_SAT for output in transaction.outputs):
         raise Refused("bad-txns-vout-toolarge")
-    if sum(output.value for output in transaction.outputs) > MAX_MONEY:
+    if sum(output.value for output in transaction.outputs) > MAX_SAT:
         raise Refused("bad-txns-txouttotal-toolarge")
     if len(set(transaction.prevouts)) != len(transaction.prevouts):
         raise Refused("bad-txns-inputs-duplicate")

@@ -15,7 +15,7 @@ from bootstrap.networks import REGTEST
 from protocols.units import FeeRate
 from rrnode.chain.kernel import RELAY_FLOOR, KernelChain
 from rrnode.chain.rpc_server import serving
-from rrnode.errors import ChainUnavailable
+from rrnode.errors import ChainUnavailable, leaves
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings name it so
@@ -78,17 +78,11 @@ def serve(
     try:
         trio.run(_until_signal, datadir, port, cookie or datadir / ".cookie", mine_every, FeeRate(feerate))
     except* ChainUnavailable as group:
-        print(_only(group), file=sys.stderr)
+        print(next(leaves(group)), file=sys.stderr)
         sys.exit(1)
     except* OSError as group:
-        print(f"port {port} or the cookie file cannot be had: {_only(group)}", file=sys.stderr)
+        print(f"port {port} or the cookie file cannot be had: {next(leaves(group))}", file=sys.stderr)
         sys.exit(1)
-
-
-def _only(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 if __name__ == "__main__":

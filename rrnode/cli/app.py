@@ -14,7 +14,7 @@ import typer
 
 from rrnode.cli import audit, chain, channels, extras, node, payments, relays, setup, wallet, watchers
 from rrnode.cli.context import Session, emit, say
-from rrnode.errors import ChainUnavailable, StorageFailed, UserError
+from rrnode.errors import ChainUnavailable, StorageFailed, UserError, leaves
 
 # Typer brings its own copy of click since 0.21; its public exception leads to the kinds that it raises, in every version.
 _UsageError: type[Any]
@@ -93,12 +93,7 @@ def _command_line_error(now: Session, error: Any) -> int:
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What a person must know of several failures: a fault of ours before what can be helped."""
-    leaves = []
-    for error in group.exceptions:
-        leaves.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
-    return next(
-        (leaf for leaf in leaves if not isinstance(leaf, UserError | ChainUnavailable | StorageFailed)), leaves[0]
-    )
+    return min(leaves(group), key=lambda leaf: isinstance(leaf, UserError | ChainUnavailable | StorageFailed))
 
 
 def _told(now: Session, error: BaseException) -> int:

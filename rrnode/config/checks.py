@@ -36,6 +36,10 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
             f"wanted 0, or at least {MIN_PREFIX_BITS}: no server serves a shorter prefix",
             f"set it to {MIN_PREFIX_BITS}",
         )
+    yield from _prices(settings)
+
+
+def _prices(settings: Settings) -> Iterator[Problem]:
     seen = set()
     priced = set()
     for text in settings.fees.neighbours:

@@ -2,18 +2,20 @@
 
 import math
 
-from protocols.channel.state import Channel, balances, is_usable
-from protocols.ids import PaymentHash, PeerId
+from protocols.channel.events import Refusal
+from protocols.channel.state import Channel, Phase, balances, is_usable, receivable, spendable
+from protocols.ids import PeerId
 from protocols.payment.events import Attempt, Forward, Payment, PayPhase, Promise, PromisePhase
 from protocols.payment.payer import failure_words
-from protocols.routing.events import KeptOffer, OfferArrived
+from protocols.routing.events import OfferArrived
+from protocols.routing.views import RouteOffer
+from protocols.units import PPM, Sat
 from protocols.watch.hunt import Case
+from rrnode.chain.parse import parse_transaction
 from rrnode.control import models as m
 from rrnode.control.text import peer_text, txid_text
 from rrnode.services.collecting import Emptied
 from rrnode.traces import Note
-
-PPM = 1_000_000
 
 
 def fee_ppm(fee_msat: int, amount_msat: int) -> int:
@@ -44,6 +46,57 @@ _PROMISE_PHASE = {
     PromisePhase.CLAIMED: "claimed",
     PromisePhase.EXPIRED: "expired",
 }
+
+
+def channel_info(channel: Channel, waits: Refusal | None = None, warning: str = "") -> m.ChannelInfo:
+    """A channel as its owner sees it. `waits`: why it waits for its watchers; `warning`: why it is in danger."""
+    held = balances(channel)
+    usable = is_usable(channel)
+    their_reserve = channel.our_terms.reserve
+    our_reserve = channel.their_terms.reserve if channel.their_terms else Sat(0)
+    return m.ChannelInfo(
+        channel_id=channel.channel_id.hex(),
+        peer_id=peer_text(channel.peer),
+        phase=channel.phase.name.lower(),
+        usable=usable,
+        funded_by_us=channel.we_fund,
+        capacity_sat=channel.capacity,
+        ours_msat=held.ours,
+        theirs_msat=held.theirs,
+        in_flight_out_msat=held.offered,
+        in_flight_in_msat=held.received,
+        can_send_msat=spendable(channel) if usable else 0,
+        can_receive_msat=receivable(channel) if usable else 0,
+        our_reserve_sat=our_reserve,
+        their_reserve_sat=their_reserve,
+        htlcs=len(channel.htlcs),
+        funding_txid=txid_text(channel.funding.txid) if channel.funding else "",
+        funding_index=channel.funding.index if channel.funding else 0,
+        funding_height=channel.funding_height,
+        states_revoked=channel.their_commitment.number if channel.their_commitment else 0,
+        closing_txid=(
+            txid_text(parse_transaction(channel.close.transaction).txid)
+            if channel.close is not None and channel.close.transaction
+            else ""
+        ),
+        note=channel_note(channel, waits),
+        warning=warning,
+    )
+
+
+def channel_note(channel: Channel, waits: Refusal | None = None) -> str:
+    """What a channel waits for, or why it failed."""
+    if channel.failure:
+        return channel.failure
+    if channel.phase is Phase.OPEN and not is_usable(channel):
+        if not channel.connected:
+            return "the neighbour is not connected"
+        if not channel.deep:
+            return "the funding transaction lost confirmations in a reorganisation"
+        return "re-establishing"
+    if waits is not None and channel.phase is Phase.OPEN:
+        return f"takes on nothing new: {waits.value}"
+    return "" if channel.phase is Phase.OPEN else channel.phase.value
 
 
 def channel_event(channel: Channel) -> m.ChannelEvent:
@@ -114,7 +167,7 @@ def forward_step(forward: Forward) -> m.ForwardStep:
     )
 
 
-def offer_info(offer: KeptOffer) -> m.OfferInfo:
+def offer_info(offer: RouteOffer) -> m.OfferInfo:
     """An offer in the routing table."""
     return m.OfferInfo(
         neighbour=peer_text(offer.neighbour),
@@ -138,11 +191,6 @@ def offer_seen(arrived: OfferArrived, payment: Payment, *, cheapest: bool, after
         cheapest=cheapest,
         after_ms=after_ms,
     )
-
-
-def hash_text(payment_hash: PaymentHash) -> str:
-    """A payment hash in hex."""
-    return payment_hash.hex()
 
 
 def trace_note(note: Note) -> m.TraceNote:

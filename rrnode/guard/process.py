@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from rrnode import datadir
-from rrnode.errors import ChainUnavailable, StorageFailed, UserError
+from rrnode.errors import ChainUnavailable, StorageFailed, UserError, leaves
 from rrnode.guard.files import Heartbeat, add_closed, only_guard, read_heartbeat
 
 if TYPE_CHECKING:
@@ -272,23 +272,16 @@ async def _together(
     until: Callable[[trio.CancelScope], Awaitable[None]],
 ) -> None:
     """Run all three; the first failure or cancellation ends them. A lone failure is raised as itself."""
-    failure: ChainUnavailable | StorageFailed | None = None
+    failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follow, nursery.cancel_scope)
             nursery.start_soon(send)
             nursery.start_soon(until, nursery.cancel_scope)
     except* (ChainUnavailable, StorageFailed) as group:
-        failure = _first(group)
+        failure = next(leaves(group))
     if failure is not None:
         raise failure
-
-
-def _first(group: BaseExceptionGroup[Any]) -> Any:
-    error: Any = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def run(settings: "Settings") -> None:

@@ -5,7 +5,7 @@ inbound connections and streams. Source of the link protocol: `protocols.wire.li
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import structlog
@@ -14,7 +14,7 @@ import trio
 from protocols.errors import DecodeError, PeerProtocolError
 from protocols.ids import PeerId
 from protocols.wire import link as wire
-from rrnode.errors import LinkClosed, Unreachable
+from rrnode.errors import LinkClosed, Unreachable, leaves
 from rrnode.host.base import (
     FrameStream,
     Host,
@@ -25,8 +25,10 @@ from rrnode.host.base import (
     PeerLost,
     StreamHandler,
 )
+from rrnode.host.keeping import Keeping
 from rrnode.host.link import QueuedStream
-from rrnode.host.pace import Pace, Paces
+from rrnode.host.linked import Link
+from rrnode.host.pace import Paces
 from rrnode.host.peer_text import peer_of, split_address, to_text
 from rrnode.host.tap import Tap
 from rrnode.host.transport import ByteStream, Connection
@@ -34,40 +36,7 @@ from rrnode.host.transport import ByteStream, Connection
 log = structlog.get_logger("rrnode.host")
 
 _REPLACED = "a newer connection took its place"
-_LOOKED_AT_ONCE = 100  # links, some tenths of a millisecond, before other tasks get their turn
 _LINKS_PER_PEER = 4  # connections of one peer at a time, before and after Hello: a crossing needs two
-
-
-class Link:
-    """One connection while it lives: its streams, what was heard, and whether the peer said `Hello`."""
-
-    def __init__(self, connection: Connection, pace: Pace) -> None:
-        self.connection = connection
-        self.pace = pace
-        self.peer = connection.peer
-        self.inbound = connection.inbound
-        self.nursery: trio.Nursery | None = None
-        self.started = trio.Event()  # the nursery is there
-        self.linked = trio.Event()  # both said `Hello` and this is the peer's one link
-        self.ended = trio.Event()
-        self.gone = trio.Event()  # the connection is closed and its tasks are over
-        self.linked_at = 0.0
-        self.reason: str | None = None
-        self.info: PeerConnected | None = None
-        self.control: QueuedStream | None = None
-        self.streams: set[QueuedStream] = set()
-        self.newest: dict[str, QueuedStream] = {}  # by protocol, inbound
-        self.heard = True  # since the heartbeat looked last
-        self.silence, self.pinged_at, self.nonce = 0.0, 0.0, 0  # the heartbeat's own
-
-    def on_heard(self) -> None:
-        self.heard = True
-
-    def end(self, reason: str) -> None:
-        """Let the connection's task end it; the first reason counts."""
-        if self.reason is None:
-            self.reason = reason
-        self.ended.set()
 
 
 class LinkedHost(Host):
@@ -98,6 +67,7 @@ class LinkedHost(Host):
         self.counters = HostCounters()
         self.tap = Tap()
         self.config = config or HostConfig()
+        self._keeping = Keeping(self.config, self.counters)
         self._hello = wire.Hello(network=genesis, switches=switches, agent=agent)
         self._listen = listen
         self._announce = announce
@@ -134,7 +104,7 @@ class LinkedHost(Host):
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._heartbeats)
+                nursery.start_soon(self._keeping.heartbeats, self._links)
                 try:
                     async with self._transport():
                         try:
@@ -148,9 +118,9 @@ class LinkedHost(Host):
                     for channel in list(self._subscribers):
                         channel.close()
         except BaseExceptionGroup as group:
-            leaves = list(_leaves(group))
-            if len(leaves) == 1:  # our nursery must not change what the caller's own exception is
-                raise leaves[0] from leaves[0].__cause__
+            single = list(leaves(group))
+            if len(single) == 1:  # our nursery must not change what the caller's own exception is
+                raise single[0] from single[0].__cause__
             raise
 
     def handle(self, protocol: str, handler: StreamHandler) -> None:
@@ -257,7 +227,7 @@ class LinkedHost(Host):
                 case _:
                     raise Unreachable(f"{where} answers {type(answer).__name__} where Hello was wanted")
             if answer.network != self._hello.network:
-                await self._say_goodbye(link, stream, _other_network(self._hello.network))
+                await self._keeping.say_goodbye(link, stream, _other_network(self._hello.network))
                 raise Unreachable(f"{where} works on another network ({_name(answer.network)})")
             if self._standing(peer) is not None:
                 raise Unreachable("linked meanwhile")
@@ -335,7 +305,7 @@ class LinkedHost(Host):
         self._links[link.peer] = link
         link.linked.set()
         assert link.nursery is not None
-        link.nursery.start_soon(self._listen_to_control, link, control)
+        link.nursery.start_soon(self._keeping.listen, link, control)
         self._tell(link.info)
         if link.peer in self._arrived:
             self._arrived[link.peer].set()
@@ -429,7 +399,7 @@ class LinkedHost(Host):
 
     def _judge(self, stream: QueuedStream, error: Exception) -> None:
         """Count and log why a handler ended: the link, the peer, or ourselves."""
-        causes = [leaf for leaf in _leaves(error) if not isinstance(leaf, LinkClosed)]
+        causes = [leaf for leaf in leaves(error) if not isinstance(leaf, LinkClosed)]
         ours = [leaf for leaf in causes if not isinstance(leaf, PeerProtocolError)]
         if ours:
             self.counters.handler_errors += 1
@@ -455,7 +425,7 @@ class LinkedHost(Host):
             refusal = wire.CROSSED
         if refusal is not None:
             self.counters.refused_peers += refusal != wire.CROSSED
-            await self._say_goodbye(link, stream, refusal)
+            await self._keeping.say_goodbye(link, stream, refusal)
             link.end(refusal)
             return
         stream.send_nowait(wire.CODEC.encode(self._hello))
@@ -473,86 +443,11 @@ class LinkedHost(Host):
         # An older link of ours is no crossing: the peer would not dial if it still had it.
         return trio.current_time() - link.linked_at < self.config.dial_timeout
 
-    async def _heartbeats(self) -> None:
-        """Ping whom nothing was heard of for a while, end the links of which nothing is heard for too long.
-
-        One task for all: a timer for each of thousands of idle links costs more than the pings. Silence is counted in ticks
-        of our own, so that a process that slept does not take its peers for dead. Whoever dialled pings first; the other
-        does so only when that does not come.
-        """
-        tick = min(self.config.heartbeat_every, self.config.lost_after) / 4
-        while True:
-            await trio.sleep(tick)
-            for number, link in enumerate(list(self._links.values()), start=1):
-                self._look_at(link, tick)
-                if number % _LOOKED_AT_ONCE == 0:
-                    await trio.lowlevel.checkpoint()
-
-    def _look_at(self, link: Link, tick: float) -> None:
-        if link.ended.is_set():
-            return
-        if link.heard:
-            link.heard, link.silence, link.pinged_at = False, 0.0, 0.0
-        else:
-            link.silence += tick
-        if link.silence >= self.config.lost_after:
-            self.counters.lost_peers += 1
-            link.end(f"nothing heard for {self.config.lost_after:g} s")
-            return
-        every = self.config.heartbeat_every + (tick if link.inbound else 0)
-        if link.silence - link.pinged_at >= every and link.control is not None:
-            link.nonce, link.pinged_at = link.nonce + 1 & 0xFFFFFFFF, link.silence
-            try:
-                link.control.send_nowait(wire.CODEC.encode(wire.Ping(nonce=link.nonce)))
-            except trio.WouldBlock:
-                pass  # the writer is stuck: silence or the stall watch will tell
-            except LinkClosed as error:
-                link.end(str(error))
-        self._drop_stalled(link)
-
-    def _drop_stalled(self, link: Link) -> None:
-        now = trio.current_time()
-        for stream in list(link.streams):
-            if stream.writing_since is not None and now - stream.writing_since > self.config.stall_after:
-                self.counters.stalled_streams += 1
-                stream.end(f"the peer took nothing for {self.config.stall_after:g} s")
-                if stream is link.control:
-                    link.end("the peer reads no heartbeat")
-
-    async def _listen_to_control(self, link: Link, control: QueuedStream) -> None:
-        reason = "the heartbeat stream ended"
-        try:
-            while True:
-                match wire.CODEC.decode(await control.receive()):
-                    case wire.Ping(nonce=nonce):
-                        await control.send(wire.CODEC.encode(wire.Pong(nonce=nonce)))
-                    case wire.Pong():
-                        pass
-                    case wire.Goodbye(reason=said):
-                        reason = f"the peer said goodbye: {said}"
-                        return
-                    case wire.Hello():
-                        raise DecodeError("a second Hello on one connection")
-        except LinkClosed as error:
-            reason = str(error)
-        except PeerProtocolError as error:
-            self.counters.bad_messages += not control.bad_frames
-            reason = f"nonsense on {wire.PROTOCOL}: {error}"
-        finally:
-            link.end(reason)
-
-    async def _say_goodbye(self, link: Link, stream: QueuedStream, reason: str) -> None:
-        """`Goodbye`, and a short time for the peer to read it and hang up: a closing connection may swallow it."""
-        with suppress(LinkClosed), trio.move_on_after(min(1.0, self.config.close_timeout)):
-            await stream.send(wire.CODEC.encode(wire.Goodbye(reason=reason[:256])))
-            await stream.flush()
-            await link.connection.closed.wait()
-
     async def _farewell(self, link: Link, reason: str) -> None:
         link.reason = link.reason or reason
         self._unregister(link)
         if link.control is not None:
-            await self._say_goodbye(link, link.control, reason)
+            await self._keeping.say_goodbye(link, link.control, reason)
         link.end(reason)
         await link.gone.wait()
 
@@ -560,14 +455,6 @@ class LinkedHost(Host):
         async with trio.open_nursery() as nursery:
             for link in list(self._all.values()):
                 nursery.start_soon(self._farewell, link, reason)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _name(genesis: bytes) -> str:

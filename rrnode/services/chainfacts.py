@@ -47,7 +47,7 @@ from rrnode.chain.proofs import Proofs
 from rrnode.errors import ChainUnavailable
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
-from rrnode.services.limits import Allowance, Shares, one_network, one_sender, printable
+from rrnode.services.limits import Shares, arrivals, one_network, one_sender, printable
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +129,7 @@ class ChainFactsServer:
         self._chain, self._proofs, self._most, self._look_every = chain, Proofs(chain), most, look_every
         self._clients: dict[PeerId, _Client] = {}
         self._best: tuple[BlockRef, bytes] | None = None  # with its header
-        self._arrivals = Allowance(per_key=1, burst=20, total=1000)
+        self._arrivals = arrivals()
         # Each publication costs Bitcoin Core a validation, each question perhaps the reading of a block or of two thousand
         # headers (a first start asks for five hundred such runs, which is within the burst). Who publishes too
         # much is refused; who asks too much waits, for a refusal would be no answer that a client can count.

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import trio
 
-from bootstrap.known import SWITCH_ROUTE, dialable
+from bootstrap.known import dialable
+from bootstrap.relays import SWITCH_ROUTE
 from protocols.channel.state import Channel, Phase
 from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId

@@ -1,10 +1,10 @@
 """What strangers may cost: token buckets per key and in total, who counts as one, and text that a terminal can bear."""
 
-import ipaddress
 from collections.abc import Hashable
 
 import trio
 
+from bootstrap.addresses import first_part, number_of
 from rrnode.relations import network_of
 
 _UNLIMITED = 1e9  # requests a second
@@ -54,14 +54,9 @@ def one_sender(address: str, peer: bytes) -> bytes:
         address: `FrameStream.remote_address`.
         peer: `FrameStream.peer`.
     """
-    kind, _, rest = address.removeprefix("/").partition("/")
-    try:
-        number = ipaddress.ip_address(rest.split("/")[0].split("%")[0])
-    except ValueError:
-        return peer
-    # Where one socket listens for both families, all of IPv4 would be one sender.
-    number = getattr(number, "ipv4_mapped", None) or number
-    if number.is_loopback or kind not in ("ip4", "ip6"):
+    kind, value = first_part(address)
+    number = number_of(value)
+    if number is None or number.is_loopback or kind not in ("ip4", "ip6"):
         return peer
     return number.packed if number.version == 4 else number.packed[:8]
 
@@ -104,6 +99,11 @@ class Shares:
         await trio.lowlevel.checkpoint()
         while not self.take(address, peer):  # noqa: ASYNC110 - time brings it, and nobody tells
             await trio.sleep(self._retry)
+
+
+def arrivals() -> Allowance:
+    """Streams that one may open: each replaces the last, with a farewell and a welcome, so not as often as a peer likes."""
+    return Allowance(per_key=1, burst=20, total=1000)
 
 
 def printable(text: str) -> str:

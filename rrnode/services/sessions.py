@@ -4,7 +4,7 @@ When both sides open one, the stream of the lower peer id stands; a newer stream
 older. So both ends settle on the same stream without a word about it.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,10 +12,10 @@ import trio
 
 from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId
-from rrnode.errors import LinkClosed
+from rrnode.errors import LinkClosed, leaves
 from rrnode.host.base import FrameStream, Host, PeerConnected, PeerLost
 from rrnode.host.peer_text import to_text
-from rrnode.services.limits import Allowance, printable
+from rrnode.services.limits import arrivals, printable
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +60,7 @@ class Sessions:
         self._current: dict[PeerId, _Standing] = {}
         self._openers: dict[PeerId, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
-        # Each new stream replaces the last, and costs the engine a farewell and a welcome: not as often as a peer likes.
-        self._arrivals = Allowance(per_key=1, burst=20, total=1000)
+        self._arrivals = arrivals()
         self.broken = 0  # streams ended by something that is no message of the protocol
         if serves is not None:
             host.handle(protocol, self._inbound)
@@ -184,16 +183,8 @@ class Sessions:
         except* PeerProtocolError as group:
             self.broken += 1
             counters.bad_messages += not stream.bad_frames
-            reason = printable(str(next(_leaves(group))))
+            reason = printable(str(next(leaves(group))))
             log.warning("peer broke the protocol; its stream ends", reason=reason, **who)
         except* Exception as group:
             counters.handler_errors += 1
             log.error("a session met a bug; its stream ends", exc_info=group, **who)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -51,7 +51,7 @@ from protocols.wire.subscribe import (
 from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, Host
 from rrnode.host.peer_text import to_text
-from rrnode.services.limits import Allowance, printable
+from rrnode.services.limits import Allowance, arrivals, printable
 from rrnode.services.sessions import Sessions
 
 log = structlog.get_logger(__name__)
@@ -116,7 +116,7 @@ class SubscriptionServer:
         self._feed = Feed(first_number)
         self._subscribers: dict[PeerId, _Subscriber] = {}
         self._queries = Allowance(per_key=5, burst=20, total=2000)
-        self._arrivals = Allowance(per_key=1, burst=20, total=1000)
+        self._arrivals = arrivals()
         host.handle(PROTOCOL, self._serve)
 
     def __len__(self) -> int:

@@ -17,50 +17,23 @@ import trio
 
 from protocols.errors import MisuseError
 from protocols.ids import ChannelId, Txid, channel_id_of
-from protocols.onchain import ec
-from protocols.onchain import tx as onchain
-from protocols.onchain.scripts import p2wpkh_code
 from protocols.onchain.weights import close_reserve
-from protocols.units import MAX_SAT, BlockHeight, FeeRate, Sat, UnixTime
+from protocols.units import BlockHeight, FeeRate, Sat, UnixTime
 from rrnode.chain.base import Interests
 from rrnode.chain.fees import FeeCoin
 from rrnode.chain.follower import DEEPEST, Batch
-from rrnode.chain.parse import Tx, outpoint
-from rrnode.chain.verify import check_transaction
-from rrnode.errors import UserError
+from rrnode.chain.parse import Tx
 from rrnode.keys import KeyTree
 from rrnode.storage import Cursor, SetAside, Store, WalletChanges, WalletState
-from rrnode.wallet.building import Builder, Built
+from rrnode.wallet.building import Builder
+from rrnode.wallet.fee_coins import reserve_coins, signed
 from rrnode.wallet.holdings import FEES, FUNDING, Holdings, channels_of
-from rrnode.wallet.ledger import BlockPlace, Coin, Entry, Ledger
+from rrnode.wallet.ledger import BlockPlace, Ledger
+from rrnode.wallet.purse import SMALLEST_FEE_COIN, Balance, Purse
 from rrnode.wallet.scripts import LOOK_AHEAD, Place, Scripts
+from rrnode.wallet.spending import Spending
 
-DUST = Sat(546)
-MAX_SPLIT = 4  # additional change outputs of one transaction, 31 vbytes each
-FEE_ROOM = 4  # a coin for fees is worth at least so many times the fee asked for, if there is one
-SMALLEST_FEE_COIN = Sat(5_000)
 SETTLED_DEPTH = 100  # blocks after which a spent coin's reservation is cleaned away
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
-    """Coins, satoshi.
-
-    Attributes:
-        confirmed: in the best chain, unspent and mature; the next two are part of it.
-        set_aside: promised to channel openings and fees under way.
-        reserve: kept to pay for closing channels, as far as it is there.
-        pending: seen but not confirmed, our own change included.
-        immature: block rewards that cannot be spent yet.
-        spendable: what `send` could spend now, fee included.
-    """
-
-    confirmed: Sat
-    set_aside: Sat
-    reserve: Sat
-    pending: Sat
-    immature: Sat
-    spendable: Sat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +77,11 @@ class Wallet:
         )
         self._ledger = Ledger(self._scripts, state.transactions)
         self._held = Holdings(state.set_aside, state.change_for, self._write)
+        self._purse = Purse(self._ledger, self._held, self._tip)
+        self._spending = Spending(self._builder, self._scripts, self._purse)
         self._free_indexes = set(state.free_indexes)
         self._address = state.address
         self._cursor = state.cursor
-        self._reserve, self._fee_coins = Sat(0), 0
         self._lock = threading.RLock()
 
     @classmethod
@@ -164,6 +138,9 @@ class Wallet:
             if concerned or batch.fork is not None or batch.connected:
                 self.flush()
             return concerned
+
+    def _tip(self) -> BlockHeight:
+        return BlockHeight(self._cursor[0] if self._cursor else 0)
 
     def begin_at(self, cursor: tuple[BlockHeight, bytes]) -> None:
         """A wallet that was never fed begins here: it was made now, so no older block can concern it."""
@@ -283,31 +260,12 @@ class Wallet:
             coins: how many separate coins it should be in: unconfirmed change cannot pay for a close (BIP 431), so two
                 channels that close in the same block need two. Change is split towards that.
         """
-        self._reserve, self._fee_coins = reserve, coins
+        self._purse.reserve, self._purse.fee_coins = reserve, coins
 
     def balance(self) -> Balance:
         """What there is, and what of it can be spent."""
         with self._lock:
-            confirmed = set_aside = pending = immature = spendable = 0
-            for coin in self._ledger.coins():
-                if coin.height is None:
-                    pending += coin.value
-                elif not self._is_mature(coin):
-                    immature += coin.value
-                else:
-                    confirmed += coin.value
-                    if coin.outpoint in self._held:
-                        set_aside += coin.value
-            spendable = sum(coin.value for coin in self._spendable())
-            reserve = min(self._reserve, confirmed - set_aside)
-            return Balance(
-                confirmed=Sat(confirmed),
-                set_aside=Sat(set_aside),
-                reserve=Sat(reserve),
-                pending=Sat(pending),
-                immature=Sat(immature),
-                spendable=Sat(max(0, spendable - self._reserve)),
-            )
+            return self._purse.balance()
 
     def confirmed_for_fees(self) -> Sat:
         """Confirmed coins that can pay for closing channels: all but those promised to a funding.
@@ -315,37 +273,13 @@ class Wallet:
         Coins set aside for a close under way count: the channel that they close still counts as one to be paid for.
         """
         with self._lock:
-            return Sat(sum(self._values_for_fees()))
+            return Sat(sum(self._purse.for_fees()))
 
     def coins_for_fees(self, feerate: FeeRate) -> int:
         """How many of these are large enough to pay for a transaction by themselves: for a commitment and its child."""
         least = max(SMALLEST_FEE_COIN, close_reserve(0, feerate))
         with self._lock:
-            return sum(value >= least for value in self._values_for_fees())
-
-    def _values_for_fees(self) -> list[Sat]:
-        return [
-            coin.value
-            for coin in self._ledger.coins()
-            if self._is_mature(coin) and not self._held.is_for_funding(coin.outpoint)
-        ]
-
-    def _is_mature(self, coin: Coin) -> bool:
-        return self._ledger.is_mature(coin, self._tip())
-
-    def _tip(self) -> BlockHeight:
-        return BlockHeight(self._cursor[0] if self._cursor else 0)
-
-    def _free_confirmed(self) -> list[Coin]:
-        return [each for each in self._ledger.coins() if each.outpoint not in self._held and self._is_mature(each)]
-
-    def _spendable(self) -> list[Coin]:
-        ours = [
-            coin
-            for coin in self._ledger.coins()
-            if coin.height is None and coin.outpoint not in self._held and self._ledger.trusts(coin)
-        ]
-        return self._free_confirmed() + ours
+            return sum(value >= least for value in self._purse.for_fees())
 
     # --- spending -----------------------------------------------------------------------------------------------------
 
@@ -362,11 +296,11 @@ class Wallet:
         """
         with self._lock:
             target = self._builder.script_of(address)
-            keep = Sat(0) if from_reserve else self._reserve
+            keep = Sat(0) if from_reserve else self._purse.reserve
             if amount is None:
-                built = self._build([], target, feerate, keep=keep)
+                built = self._spending.build([], target, feerate, keep=keep)
             else:
-                built = self._build([(target, amount)], None, feerate, keep=keep)
+                built = self._spending.build([(target, amount)], None, feerate, keep=keep)
             sent = amount or Sat(next((each.value for each in built.tx.outputs if each.script == target), 0))
             self._ledger.take_unconfirmed([built.tx], UnixTime(int(self._now())))
             self.flush()
@@ -403,7 +337,7 @@ class Wallet:
         """
         with self._lock:
             self.release(channel_id)  # an earlier try, whose transaction the caller never got
-            built = self._build([(script, amount)], None, feerate, keep=self._reserve)
+            built = self._spending.build([(script, amount)], None, feerate, keep=self._purse.reserve)
             places = [
                 place for place, out in enumerate(built.tx.outputs) if (out.script, out.value) == (script, amount)
             ]
@@ -428,70 +362,6 @@ class Wallet:
                 if holder.startswith(FUNDING) and not any(each in channels for each in channels_of(holder)):
                     self._held.release(holder)
 
-    def _build(self, pay: list[tuple[bytes, Sat]], rest: bytes | None, feerate: FeeRate, *, keep: Sat) -> Built:
-        """Pay, with change to us; or everything to `rest`. `keep` stays with us in any case."""
-        coins = self._spendable()
-        available = sum(coin.value for coin in coins)
-        asked = sum(value for _, value in pay)
-        for _, value in pay:
-            if not 0 < value <= MAX_SAT:
-                raise UserError(f"{value} sat is no amount that can be sent")
-        if keep > 0 and asked + keep > available:
-            raise self._kept(available, keep)
-        first = self._scripts.next(change=True)
-        mine = [self._scripts.script(Place(True, first + place)) for place in range(1 + MAX_SPLIT)]
-        extra = self._split(Sat(available - asked)) if rest is None else [keep] if keep >= DUST else []
-        while True:
-            outputs = [*pay, *zip(mine[1:], extra, strict=False)]
-            try:
-                built = self._builder.build(
-                    coins=[(coin, self._entry_of(coin)) for coin in coins],
-                    pay=outputs,
-                    rest=mine[0] if rest is None else rest,
-                    everything=rest is not None,
-                    feerate=feerate,
-                    tip=self._tip(),
-                )
-                break
-            except UserError:
-                if rest is not None or not extra:
-                    raise
-                extra = []  # splitting the change is a nicety
-        back = sum(output.value for output in built.tx.outputs if output.script in mine)
-        if available - sum(self._coin(point).value for point in built.spent) + back < keep:
-            raise self._kept(available, keep)
-        if rest is not None and not any(output.script == rest for output in built.tx.outputs):
-            raise UserError("nothing would be left to send after the fee")
-        for _ in range(1 + len(extra)):
-            self._scripts.give_out(change=True)
-        return built
-
-    @staticmethod
-    def _kept(available: int, keep: Sat) -> UserError:
-        return UserError(
-            f"{max(0, available - keep)} sat can be spent now, fee included: "
-            f"{keep} sat are kept to pay for closing channels"
-        )
-
-    def _split(self, left: Sat) -> list[Sat]:
-        """Values of additional change outputs, so that the fee reserve comes to be in as many coins as it should be."""
-        if self._fee_coins == 0:
-            return []
-        size = max(Sat(self._reserve // self._fee_coins), SMALLEST_FEE_COIN)
-        there = sum(coin.value >= size for coin in self._free_confirmed())
-        wanted = min(self._fee_coins - there + 1, MAX_SPLIT, left // (2 * size))  # the coin spent now is one of those
-        return [size] * max(0, wanted)
-
-    def _coin(self, point: bytes) -> Coin:
-        coin = self._ledger.coin(point)
-        assert coin is not None
-        return coin
-
-    def _entry_of(self, coin: Coin) -> Entry:
-        entry = self._ledger.entry(coin.txid)
-        assert entry is not None
-        return entry
-
     # --- coins for fees (rrnode.chain.fees.FeeWallet) -----------------------------------------------------------------
 
     async def reserve_coins(self, purpose: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
@@ -512,50 +382,11 @@ class Wallet:
 
     async def sign(self, transaction: bytes, coins: tuple[FeeCoin, ...], spent: tuple[tuple[Sat, bytes], ...]) -> bytes:
         """See `FeeWallet`. Raises MisuseError when a coin is not ours, not an input, or the result is not valid."""
-        tx = onchain.parse(transaction)
-        places = {outpoint(each.txid, each.index): number for number, each in enumerate(tx.inputs)}
-        witnesses = [each.witness for each in tx.inputs]
-        for coin in coins:
-            number = places.get(outpoint(coin.txid, coin.index))
-            place = self._scripts.place(coin.script)
-            if number is None or place is None:
-                raise MisuseError("asked to sign for a coin that is not ours, or that the transaction does not spend")
-            secret = self._keys.wallet_secret(place.number, change=place.change)
-            digest = onchain.input_digest(tx, number, p2wpkh_code(coin.script), coin.value)
-            signature = ec.to_der(ec.sign(secret, digest)) + bytes([onchain.SIGHASH_ALL])
-            witnesses[number] = (signature, self._keys.wallet_key(place.number, change=place.change))
-        signed = onchain.with_witnesses(tx.base(), witnesses)
-        problem = check_transaction(signed, spent)
-        if problem is not None:
-            raise MisuseError(f"a transaction with added fees is invalid: {problem}")
-        return signed
+        return signed(self._keys, self._scripts, transaction, coins, spent)
 
     def _reserve_coins(self, holder: bytes, at_least: Sat) -> tuple[FeeCoin, ...]:
         with self._lock:
-            good: list[Coin] = []
-            stale: list[SetAside] = []
-            for each in self._held.of(holder):
-                point = outpoint(each.txid, each.index)
-                coin = self._ledger.coin(point)
-                if coin is None or coin.height is None or self._ledger.spent_height(point) is not None:
-                    stale.append(each)
-                else:
-                    good.append(coin)
-            total: int = sum(coin.value for coin in good)
-            free = sorted(self._free_confirmed(), key=lambda coin: (-coin.value, coin.outpoint))
-            added: list[Coin] = []
-            while total < at_least and free:
-                # Room for the fee to grow, but not the whole purse for a small fee: another close may need one too.
-                roomy = [coin for coin in free if coin.value >= FEE_ROOM * (at_least - total)]
-                coin = roomy[-1] if roomy else free[0]
-                free.remove(coin)
-                added.append(coin)
-                total += coin.value
-            self._held.promise(holder, [coin.outpoint for coin in added], instead_of=stale)
-            return tuple(
-                FeeCoin(txid=coin.txid, index=coin.index, value=coin.value, script=coin.script)
-                for coin in (*good, *added)
-            )
+            return reserve_coins(self._purse, holder, at_least)
 
     def _fee_purposes(self) -> tuple[bytes, ...]:
         with self._lock:

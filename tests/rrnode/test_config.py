@@ -259,7 +259,7 @@ def test_operators_are_those_that_the_user_names_and_those_of_the_relays_that_sh
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = RelayList(relays=(Relay(identity=SECOND, addresses=("/ip4/1.2.3.4/tcp/5",), operator="Bob"),))
-    monkeypatch.setattr("rrnode.config.settings.shipped_relays", lambda network: shipped)
+    monkeypatch.setattr("rrnode.config.settings.whole.shipped_relays", lambda network: shipped)
     found = from_file(data_dir, f'[peers]\noperators = ["{SECOND} Ann Other", "{PEER} Eve"]')
     assert found.operators == {from_text(SECOND): {"Ann Other", "Bob"}, from_text(PEER): {"Eve"}}
 

@@ -43,8 +43,9 @@ from rrnode.control import models as m
 from rrnode.control.text import peer_text
 from rrnode.host.base import Host
 from rrnode.keys import KeyTree, new_words
-from rrnode.node import Node, Parts
+from rrnode.node import Node
 from rrnode.owner import Owner
+from rrnode.parts import Parts
 from rrnode.start import SWITCH_INTERVAL, host_of, throw_away_host
 from rrnode.storage import Store
 from rrnode.wallet import Wallet

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from protocols.routing.pricing import FeePolicy
-from protocols.units import BlockDelta, Msat, Sat, to_msat
+from protocols.units import PPM, BlockDelta, Msat, Sat, to_msat
 
 TYPICAL = 100_000_000  # msat; at this amount two policies are compared: the middle of the amounts measured before
 
@@ -30,7 +30,7 @@ class Direction:
     @property
     def typical(self) -> int:
         """Its fee for a typical amount."""
-        return self.fee.base_msat + TYPICAL * self.fee.ppm // 1_000_000
+        return self.fee.base_msat + TYPICAL * self.fee.ppm // PPM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

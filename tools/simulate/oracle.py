@@ -10,9 +10,7 @@ from collections.abc import Mapping
 
 from protocols.ids import PeerId
 from protocols.routing.pricing import FeePolicy
-from protocols.units import MAX_MSAT, Msat
-
-_PPM = 1_000_000
+from protocols.units import MAX_MSAT, PPM, Msat
 
 
 class Oracle:
@@ -44,7 +42,7 @@ class Oracle:
             for other, fee in asks[node].items():
                 if other in done:
                     continue
-                asked = onward if node == payee else -(-(onward * (_PPM + fee.ppm) + fee.base_msat * _PPM) // _PPM)
+                asked = onward if node == payee else -(-(onward * (PPM + fee.ppm) + fee.base_msat * PPM) // PPM)
                 if asked <= rooms[other].get(node, 0) and asked < best.get(other, MAX_MSAT + 1):
                     best[other] = asked
                     heapq.heappush(queue, (asked, other))

@@ -19,7 +19,7 @@ from protocols.payment.events import (
 from protocols.payment.initialization import Initialization
 from protocols.payment.payee import Judgement, flood_of, judge, promise_of
 from protocols.routing.events import OfferArrived, OffersNoLongerWanted, OffersWanted
-from protocols.units import MAX_MSAT, Amount, Msat, UnixTime
+from protocols.units import MAX_MSAT, PPM, Amount, Msat, UnixTime
 from rrnode.services.bringing import LIVES
 from rrnode.services.paying import ANEW_WITHIN_MS
 from tools.simulate.station import COIN
@@ -90,7 +90,7 @@ class Run:
         self._preimage = Preimage(rng.randbytes(32))
         self._hash = PaymentHash(hashlib.sha256(self._preimage).digest())
         self._amount = Amount(order.amount, COIN)
-        fee = habits.max_fee_base + order.amount * habits.max_fee_ppm // 1_000_000
+        fee = habits.max_fee_base + order.amount * habits.max_fee_ppm // PPM
         self._ceiling = Amount(Msat(min(MAX_MSAT, order.amount + fee)), COIN)
         self._started = self._expiry = 0
         self._least: Msat | None = None

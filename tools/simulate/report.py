@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from protocols.units import PPM
 from tools.simulate.paying import Result
 from tools.simulate.simulation import Carrier, Outcome
-
-_PPM = 1_000_000
 
 
 def report(outcome: Outcome, asked: dict[str, Any]) -> dict[str, Any]:
@@ -70,11 +69,11 @@ def _fees(paid: Sequence[Result]) -> dict[str, Any]:
     known = [(each, each.locked, each.least) for each in paid if each.least is not None and each.locked is not None]
     least = sum(cheapest - each.amount for each, _, cheapest in known)
     return {
-        "paid": spread((locked - each.amount) * _PPM / each.amount for each, locked, _ in known),
-        "least": spread((cheapest - each.amount) * _PPM / each.amount for each, _, cheapest in known),
+        "paid": spread((locked - each.amount) * PPM / each.amount for each, locked, _ in known),
+        "least": spread((cheapest - each.amount) * PPM / each.amount for each, _, cheapest in known),
         "excess": spread(excess_ppm(each) for each, _, _ in known),
         "excess_of_the_first_offer": spread(
-            (each.first - cheapest) * _PPM / each.amount for each, _, cheapest in known if each.first is not None
+            (each.first - cheapest) * PPM / each.amount for each, _, cheapest in known if each.first is not None
         ),
         "exactly_the_least": _share(sum(locked == cheapest for _, locked, cheapest in known), len(known)),
         "all_fees_over_least": _share(sum(locked - each.amount for each, locked, _ in known), least),
@@ -85,7 +84,7 @@ def excess_ppm(result: Result) -> float:
     """What was locked above the oracle's path, parts per million of the amount; 0 where either is missing."""
     if result.locked is None or result.least is None:
         return 0.0
-    return (result.locked - result.least) * _PPM / result.amount
+    return (result.locked - result.least) * PPM / result.amount
 
 
 def carrying(outcome: Outcome) -> dict[str, Any]:

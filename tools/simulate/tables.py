@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from protocols.routing.pricing import FeePolicy
-from protocols.units import MAX_SAT, MSAT_PER_SAT, BlockDelta, Msat, Sat, to_msat
+from protocols.units import MAX_SAT, MSAT_PER_SAT, PPM, BlockDelta, Msat, Sat, to_msat
 from tools.simulate.graph import Direction, Edge, Graph
 from tools.simulate.workload import Order
 
@@ -122,7 +122,7 @@ def read_channels(path: Path) -> Graph:
 def _direction(row: _Row, capacity: Sat) -> Direction:
     fee = FeePolicy(
         base_msat=Msat(row.number("base_fee_msat", 0, 2**32 - 1)),
-        ppm=min(row.number("proportional_fee_ppm", 0, 2**32 - 1), 1_000_000),  # the engine asks no more than the amount
+        ppm=min(row.number("proportional_fee_ppm", 0, 2**32 - 1), PPM),  # the engine asks no more than the amount
     )
     whole = to_msat(capacity)
     most = row.number("htlc_max_msat", 0, 2**64 - 1, default=whole)

@@ -5,7 +5,8 @@ from dataclasses import replace
 from bootstrap.networks import REGTEST, SIGNET
 from protocols.ids import ChannelId, PaymentHash, PeerId, Preimage
 from protocols.payment.events import Attempt, Kind, Payment, PayPhase, Promise, PromisePhase
-from protocols.routing.events import KeptOffer, OfferArrived
+from protocols.routing.events import OfferArrived
+from protocols.routing.views import RouteOffer
 from protocols.units import Amount, BlockDelta, BlockHeight, Msat, UnixTime
 from protocols.wire.channel import FailureCode
 from protocols.wire.routing import RoutingMessage
@@ -113,5 +114,14 @@ def test_an_offer_in_another_coin_shows_no_fee() -> None:
 
 def test_a_kept_offer_shows_what_to_lock_and_to_whom() -> None:
     amount = Amount(Msat(9), REGTEST.genesis)
-    kept = KeptOffer(neighbour=BOB, amount=amount, lock_blocks=BlockDelta(4), expiry=UnixTime(8), quote=amount)
+    kept = RouteOffer(
+        neighbour=BOB,
+        amount=amount,
+        lock_blocks=BlockDelta(4),
+        hops_left=5,
+        ceiling=amount,
+        expiry=UnixTime(8),
+        improvements=1,
+        usable=True,
+    )
     assert offer_info(kept) == m.OfferInfo(neighbour=peer_text(BOB), amount_msat=9, lock_blocks=4, expires_unix=8)

@@ -25,8 +25,9 @@ from rrnode.errors import ChainUnavailable, StorageFailed, UserError
 from rrnode.host.base import Host, HostConfig
 from rrnode.host.memory import MemoryHost, MemoryNetwork
 from rrnode.keys import KeyTree, new_words
-from rrnode.node import Node, Parts
+from rrnode.node import Node
 from rrnode.owner import Owner
+from rrnode.parts import Parts
 from rrnode.start import mails_of, recorder_of, remedies_of
 from rrnode.storage import Store, WalletChanges
 from rrnode.wallet import Balance, Wallet

@@ -58,6 +58,8 @@ async def test_memory_is_bounded_by_forgetting_the_longest_unused(autojump_clock
         ("/ip6/::ffff:192.0.2.7/tcp/1000", "/ip6/::ffff:192.0.2.8/tcp/1000", False),
         ("/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:1:2:ffff::9/tcp/2", True),
         ("/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:1:3::1/tcp/1", False),
+        ("/ip6/::ffff:1.2.3.4/tcp/5", "/ip6/::ffff:1.2.3.5/tcp/5", False),
+        ("/ip6/::ffff:1.2.3.4/tcp/5", "/ip4/1.2.3.4/tcp/6", True),
     ],
 )
 def test_senders_are_told_apart_by_address_without_port(one: str, other: str, same: bool) -> None:
