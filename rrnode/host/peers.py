@@ -5,7 +5,7 @@ inbound connections and streams. Source of the link protocol: `protocols.wire.li
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import structlog
@@ -37,6 +37,9 @@ _LOOKED_AT_ONCE = 100  # links, some tenths of a millisecond, before other tasks
 _LINKS_PER_PEER = 4  # connections of one peer at a time, before and after Hello: a crossing needs two
 
 
+RawHandler = Callable[[Connection, ByteStream], Awaitable[None]]  # of a stream that has no frames
+
+
 class Link:
     """One connection while it lives: its streams, what was heard, and whether the peer said `Hello`."""
 
@@ -56,6 +59,7 @@ class Link:
         self.control: QueuedStream | None = None
         self.streams: set[QueuedStream] = set()
         self.newest: dict[str, QueuedStream] = {}  # by protocol, inbound
+        self.raw = 0  # inbound streams without frames
         self.heard = True  # since the heartbeat looked last
         self.silence, self.pinged_at, self.nonce = 0.0, 0.0, 0  # the heartbeat's own
 
@@ -100,6 +104,8 @@ class LinkedHost(Host):
         self._listen = listen
         self._announce = announce
         self._handlers: dict[str, StreamHandler] = {}
+        self._raw_handlers: dict[str, RawHandler] = {}
+        self._relayed: set[str] = {wire.PROTOCOL}  # protocols that are served to those who came through a relay
         self._links: dict[PeerId, Link] = {}  # linked ones, one a peer
         self._all: dict[Connection, Link] = {}
         self._paces = Paces(
@@ -151,8 +157,10 @@ class LinkedHost(Host):
                 raise leaves[0] from leaves[0].__cause__
             raise
 
-    def handle(self, protocol: str, handler: StreamHandler) -> None:
+    def handle(self, protocol: str, handler: StreamHandler, *, relayed: bool = False) -> None:
         self._handlers[protocol] = handler
+        if relayed:
+            self._relayed.add(protocol)
 
     def protocols(self) -> tuple[str, ...]:
         return tuple(sorted((wire.PROTOCOL, *self._handlers)))
@@ -326,7 +334,7 @@ class LinkedHost(Host):
         link.info = PeerConnected(
             peer=link.peer,
             inbound=link.inbound,
-            switches=hello.switches,
+            switches=0 if link.connection.relayed else hello.switches,  # nobody serves from behind a relay
             agent=hello.agent,
             address=link.connection.remote_address,
         )
@@ -389,9 +397,17 @@ class LinkedHost(Host):
         link = self._attach(connection)
         await link.started.wait()
         await link.pace.take_stream()  # before any limit: who is refused has cost as much
-        if link.ended.is_set() or link.nursery is None or len(link.streams) >= self.config.max_streams:
+        full = len(link.streams) + link.raw >= self.config.max_streams
+        unwelcome = connection.relayed and protocol not in self._relayed
+        if link.ended.is_set() or link.nursery is None or full or unwelcome:
             self.counters.refused_streams += 1
             await raw.reset()
+            return
+        if protocol in self._raw_handlers:
+            over = trio.Event()
+            link.raw += 1
+            link.nursery.start_soon(self._serve_raw, link, protocol, raw, over)
+            await over.wait()
             return
         stream = self._stream(link, raw, protocol, inbound=True)
         link.streams.add(stream)
@@ -423,6 +439,25 @@ class LinkedHost(Host):
             finally:
                 if link.newest.get(stream.protocol) is stream:
                     del link.newest[stream.protocol]
+
+    async def _serve_raw(self, link: Link, protocol: str, raw: ByteStream, over: trio.Event) -> None:
+        """Run the handler of a stream without frames, which ends it; whatever it raises ends this stream only (B3)."""
+        try:
+            await link.linked.wait()
+            await self._raw_handlers[protocol](link.connection, raw)
+        except LinkClosed:
+            pass
+        except PeerProtocolError as error:
+            self.counters.bad_messages += 1
+            log.info("stream ended", peer=to_text(link.peer), protocol=protocol, reason=str(error))
+        except Exception as error:  # as in `_serve`
+            self.counters.handler_errors += 1
+            log.error("handler failed", peer=to_text(link.peer), protocol=protocol, exc_info=error)
+        finally:
+            link.raw -= 1
+            with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
+                await raw.reset()
+            over.set()
 
     def _judge(self, stream: QueuedStream, error: Exception) -> None:
         """Count and log why a handler ended: the link, the peer, or ourselves."""
