@@ -64,7 +64,7 @@ from rrnode.guard import Keeper
 from rrnode.guards import Guards
 from rrnode.host.base import Host, PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
-from rrnode.host.peer_text import from_text, join_address
+from rrnode.host.peer_text import from_text
 from rrnode.keys import KeyTree
 from rrnode.recording import Recorder, money_engine, routing_engine
 from rrnode.relays import listed_relays
@@ -296,6 +296,8 @@ class Node:
             collector=self.collector,
             mailbox=Mailbox(parts.mails, self.now) if parts.mails is not None else None,
         )
+        if settings.roles.route and settings.host.relay:
+            self.host.relay_for(self.neighbours.__contains__)
         self.acquaintances = Acquaintances(
             host=self.host,
             network=self.asset,
@@ -390,10 +392,8 @@ class Node:
         """Addresses at which a payer can leave an initialization for us."""
         if own := self.host.addresses():
             return own
-        return tuple(
-            join_address(known.where, peer)
-            for peer in sorted(self.initializations.standing)
-            for known in self.dialer.addresses_of(peer)
+        return self.initializations.reachable_at(
+            lambda server: (known.where for known in self.dialer.addresses_of(server))
         )
 
     @property
