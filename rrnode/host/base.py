@@ -52,7 +52,7 @@ class CircuitLimits:
     reservations: int = 1000
     reserved: float = 3600.0
     circuits: int = 64
-    per_listener: int = 4
+    per_listener: int = 8
     per_dialler: int = 16
     bytes: int = 32 * 1024
     seconds: float = 30.0

@@ -445,14 +445,14 @@ class LinkedHost(Host):
         try:
             await link.linked.wait()
             await self._raw_handlers[protocol](link.connection, raw)
-        except LinkClosed:
+        except* LinkClosed:
             pass
-        except PeerProtocolError as error:
+        except* PeerProtocolError as group:
             self.counters.bad_messages += 1
-            log.info("stream ended", peer=to_text(link.peer), protocol=protocol, reason=str(error))
-        except Exception as error:  # as in `_serve`
+            log.info("stream ended", peer=to_text(link.peer), protocol=protocol, reason=str(next(_leaves(group))))
+        except* Exception as group:  # the star as in `_serve`
             self.counters.handler_errors += 1
-            log.error("handler failed", peer=to_text(link.peer), protocol=protocol, exc_info=error)
+            log.error("handler failed", peer=to_text(link.peer), protocol=protocol, exc_info=group)
         finally:
             link.raw -= 1
             with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):

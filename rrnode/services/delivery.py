@@ -60,7 +60,8 @@ class Deliveries:
 
     async def deliver(self, payee: PeerId, servers: Sequence[str], sealed: bytes) -> Way:
         """Bring it to the payee by one of the addresses in its contact: its own first, then those of its servers, in any
-        order, last its own through a relay; one that is silent for a while is not waited for before the next is tried. The payee takes it once.
+        order, last its own through a relay; one that is silent for a while is not waited for before the next is tried. The
+        payee takes it once.
 
         Raises:
             PayeeRefuses: the payee has it and will not take the payment.

@@ -1,7 +1,8 @@
 """`/rr/init/1`: take what payers send, as the payee or as a server of payees that cannot be dialled (DESIGN 4, R14).
 
 A payee without a public address attaches to its servers; a server hands what arrives for it down that stream, or gives it
-to its mailbox, which the payee empties over the same stream. At servers that are relays it also holds a reservation. The payer's side is `rrnode.services.delivery`.
+to its mailbox, which the payee empties over the same stream. At servers that are relays it also holds a reservation.
+The payer's side is `rrnode.services.delivery`.
 """
 
 import random
@@ -13,6 +14,7 @@ import trio
 
 from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId
+from protocols.payment.request import MAX_ADDRESS
 from protocols.wire.init import (
     CODEC,
     PROTOCOL,
@@ -47,6 +49,9 @@ Take = Callable[[bytes, bytes], Awaitable[tuple[int, str]]]
 ANSWER_WITHIN = 10.0  # seconds that a payee has to take what was handed to it
 NOTHING_KEPT = Failed(DeliveryCode.NO_MAILBOX, "this server has no mailbox for that payee")
 RESERVE_AGAIN = 600.0  # seconds until a server that relays nothing to us is asked again
+MOST_CHARACTERS = (
+    800  # of all addresses in a contact that has a relayed one: a request has to hold them and a memo, too
+)
 LEAST_HELD = 30.0  # seconds between reservations at one server, however short it says that they hold
 MOST_PENDING = 16  # initializations handed to one payee and not yet answered
 
@@ -111,7 +116,9 @@ class InitializationService:
         """
         handed = [join_address(where, server) for server in sorted(self.standing) for where in places(server)]
         relayed = [through(where, server) for server in sorted(self.relays) for where in places(server)]
-        return (*handed, *(join_address(where, self._host.peer_id) for where in relayed[:1]))
+        last = [join_address(where, self._host.peer_id) for where in relayed[:1]]
+        room = MOST_CHARACTERS - sum(len(address) for address in handed)
+        return (*handed, *(address for address in last if len(address) <= min(room, MAX_ADDRESS)))
 
     # --- payee ------------------------------------------------------------------------------------------------------
 

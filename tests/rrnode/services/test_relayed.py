@@ -9,13 +9,15 @@ import trio
 import trio.testing
 from services_kit import GENESIS, now
 
-from protocols.ids import PeerId
+from protocols.ids import PaymentHash, PeerId
+from protocols.payment import request
+from protocols.units import MAX_MSAT, Amount, AssetId, Msat, UnixTime
 from protocols.wire.init import SEALED_SIZE, DeliveryCode, Mail
 from rrnode.errors import LinkClosed
 from rrnode.host.base import Host
 from rrnode.host.libp2p import LibP2PHost
 from rrnode.host.memory import MemoryHost, MemoryNetwork
-from rrnode.host.peer_text import join_address, split_address, through
+from rrnode.host.peer_text import join_address, peer_of, split_address, through, to_text
 from rrnode.services import initialization
 from rrnode.services.collecting import Collector
 from rrnode.services.delivery import Deliveries, PayeeRefuses, Way, _in_order
@@ -125,6 +127,11 @@ async def test_a_contact_names_servers_first_and_one_relayed_address_last(scene:
         join_address("/dns4/other/tcp/1", scene.server.host.peer_id),
         scene.relayed,
     )
+    longest = (
+        f"/dns4/{'a' * 170}/tcp/1"  # with which no request would have room for its memo, or the address for itself
+    )
+    assert len(service.reachable_at(lambda server: (longest,))) == 1
+    assert len(service.reachable_at(lambda server: (scene.where,) * 8)) == 8
     service.relays.clear()
     assert service.reachable_at(lambda server: (scene.where,)) == (scene.address,)
 
@@ -135,6 +142,21 @@ async def test_the_reservation_goes_with_the_link_and_comes_back_with_it(scene: 
     await scene.payee.host.dial(scene.address)
     await eventually(scene.payee, {scene.server.host.peer_id})
     assert await scene.deliver(scene.relayed) is Way.RELAYED
+
+
+def test_a_request_has_room_for_the_longest_contact_with_a_relayed_address() -> None:
+    payee = peer_of(b"\x01" * 32)
+    lengths = (80,) * 7 + (initialization.MOST_CHARACTERS - 7 * 80,)
+    servers = tuple("/dns4/".ljust(length - 58, "a") + f"/p2p/{to_text(payee)}" for length in lengths)
+    assert (len(servers), sum(map(len, servers))) == (request.MAX_SERVERS, initialization.MOST_CHARACTERS)
+    made = request.Request(
+        contact=request.Contact(payee=payee, servers=servers),
+        payment_hash=PaymentHash(bytes(32)),
+        amount=Amount(asset=AssetId(GENESIS), msat=Msat(MAX_MSAT)),
+        expiry=UnixTime(1 << 31),
+        memo="m" * request.MAX_MEMO,
+    )
+    assert request.encode_request(made, prefix="rrregtest", secret=b"\x01" * 32)
 
 
 def test_own_addresses_come_first_and_relayed_ones_last() -> None:
