@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 
 import trio
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
@@ -87,7 +88,7 @@ class Relay:
 
     @property
     def _limit(self) -> pb.Limit:
-        return pb.Limit(duration=int(self._limits.seconds), data=self._limits.bytes)
+        return pb.Limit(duration=ceil(self._limits.seconds), data=self._limits.bytes)
 
     # Reservations.
 

@@ -49,9 +49,7 @@ Take = Callable[[bytes, bytes], Awaitable[tuple[int, str]]]
 ANSWER_WITHIN = 10.0  # seconds that a payee has to take what was handed to it
 NOTHING_KEPT = Failed(DeliveryCode.NO_MAILBOX, "this server has no mailbox for that payee")
 RESERVE_AGAIN = 600.0  # seconds until a server that relays nothing to us is asked again
-MOST_CHARACTERS = (
-    800  # of all addresses in a contact that has a relayed one: a request has to hold them and a memo, too
-)
+MOST_CHARACTERS = 800  # of a contact's addresses, one of them relayed: a request holds a memo, too
 LEAST_HELD = 30.0  # seconds between reservations at one server, however short it says that they hold
 MOST_PENDING = 16  # initializations handed to one payee and not yet answered
 
