@@ -31,7 +31,6 @@ from rrnode.errors import StorageFailed
 from rrnode.guards import Guards
 from rrnode.host.base import PeerConnected, PeerLost
 from rrnode.host.dialer import Dialer, Source
-from rrnode.host.peer_text import join_address
 from rrnode.parts import Handling, News, Parts, Performing, building
 from rrnode.recording import money_engine, routing_engine
 from rrnode.services.addresses import StoredAddresses
@@ -167,6 +166,8 @@ class Node:
             collector=self.collector,
             mailbox=Mailbox(parts.mails, self.now) if parts.mails is not None else None,
         )
+        if settings.roles.route and settings.host.relay:
+            self.host.relay_for(self.neighbours.__contains__)
         self.acquaintances = building.acquaintances_of(parts, self._said)
         self.guards = Guards(
             settings, self.neighbours, self.host, self.dialer, (each.record for each in self.acquaintances.known)
@@ -223,10 +224,8 @@ class Node:
         """Addresses at which a payer can leave an initialization for us."""
         if own := self.host.addresses():
             return own
-        return tuple(
-            join_address(known.where, peer)
-            for peer in sorted(self.initializations.standing)
-            for known in self.dialer.addresses_of(peer)
+        return self.initializations.reachable_at(
+            lambda server: (known.where for known in self.dialer.addresses_of(server))
         )
 
     @property

@@ -34,6 +34,34 @@ PEER_BURST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitLimits:
+    """What circuits through us may cost, and those that reach us (`rrnode.host.relay`): a payment initialization takes
+    1.2 KiB there and 0.7 back, and some 100 ms; they are of no use for much else.
+
+    Attributes:
+        reservations: peers that may be reached through us at once.
+        reserved: seconds that a reservation holds.
+        circuits: through us, in all; each holds at most a chunk of 64 KiB a way, and what Yamux lets come in.
+        per_listener: circuits to one peer at once.
+        per_dialler: circuits from one network (IPv4 /16, IPv6 /32) at once.
+        bytes: of one circuit, each way.
+        seconds: that one circuit may last.
+        rest: seconds for which a circuit counts at the least: who calls and hangs up costs the called a handshake each time.
+        inbound: circuits at whose end we are, from all relays together.
+    """
+
+    reservations: int = 1000
+    reserved: float = 3600.0
+    circuits: int = 64
+    per_listener: int = 8
+    per_dialler: int = 16
+    bytes: int = 32 * 1024
+    seconds: float = 30.0
+    rest: float = 2.0
+    inbound: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
     """Limits and deadlines of a host, in seconds where not said otherwise; the defaults are for a real network.
 
@@ -54,6 +82,7 @@ class HostConfig:
         listen_backlog: of the listening socket.
         share_port: several processes of one identity may listen on one port; the kernel spreads connections over them. Off,
             a port that is in use is refused (LIBP2P.md B17).
+        circuit: of circuits through us and to us.
     """
 
     heartbeat_every: float = HEARTBEAT_EVERY
@@ -72,6 +101,7 @@ class HostConfig:
     max_streams: int = 64
     listen_backlog: int = 256
     share_port: bool = False
+    circuit: CircuitLimits = CircuitLimits()
 
 
 @dataclass(slots=True)
@@ -171,8 +201,13 @@ class Host(ABC):
         """Where this host listens, as multiaddrs with `/p2p/<id>`; empty for a client. Port 0 is resolved."""
 
     @abstractmethod
-    def handle(self, protocol: str, handler: StreamHandler) -> None:
-        """Serve inbound streams of this protocol. The stream is closed when the handler returns, reset when it raises."""
+    def handle(self, protocol: str, handler: StreamHandler, *, relayed: bool = False) -> None:
+        """Serve inbound streams of this protocol. The stream is closed when the handler returns, reset when it raises.
+
+        Args:
+            relayed: also those of peers that came through a relay; to them everything else is refused, as they reach nodes
+                that open no port and expect no strangers.
+        """
 
     @abstractmethod
     def protocols(self) -> tuple[str, ...]:
@@ -180,7 +215,8 @@ class Host(ABC):
 
     @abstractmethod
     async def dial(self, address: str) -> PeerId:
-        """Connect to one multiaddr ending in `/p2p/<id>` and complete `Hello`; returns at once when already linked.
+        """Connect to one multiaddr ending in `/p2p/<id>` and complete `Hello`; returns at once when already linked. One with
+        `/p2p-circuit` before that leads through a relay, which is dialled first and stays linked.
 
         Raises:
             Unreachable: no route, refused, another identity, another network, or no answer within 10 s.
@@ -192,6 +228,22 @@ class Host(ABC):
 
         Raises:
             LinkClosed: not connected, or the peer does not speak the protocol (the message says which).
+        """
+
+    @abstractmethod
+    def relay_for(self, admits: Callable[[PeerId], bool]) -> None:
+        """Be a relay: let others reach the peers that reserve it here and are admitted. A transport that has no relays does
+        not."""
+
+    @abstractmethod
+    async def reserve(self, peer: PeerId) -> float:
+        """Ask a linked peer to let others reach us through it, at `<its address>/p2p-circuit/p2p/<our id>`.
+
+        Returns:
+            Seconds for which it holds, while the link stands.
+
+        Raises:
+            LinkClosed: not connected, no relay, or it will not (the message says which).
         """
 
     @abstractmethod

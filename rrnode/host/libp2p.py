@@ -5,8 +5,9 @@ Of libp2p it uses the upgrade of a connection, the muxer and protocol negotiatio
 nobody proves), asks nobody to identify (B13), and counts connections and streams by itself (B18).
 """
 
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
@@ -36,9 +37,10 @@ from protocols.errors import DecodeError
 from protocols.ids import PeerId
 from protocols.wire import link as wire
 from rrnode.errors import LinkClosed, Unreachable
-from rrnode.host import peer_text, repairs, sockets
+from rrnode.host import circuit, peer_text, repairs, sockets
 from rrnode.host.base import HostConfig, StreamHandler
 from rrnode.host.peers import LinkedHost, log
+from rrnode.host.relay import Relay
 from rrnode.host.transport import ByteStream, Connection
 
 _READ = 64 * 1024
@@ -96,18 +98,18 @@ class _SwarmStream(ByteStream):
 
 
 class _SwarmConnection(Connection):
-    """A connection of libp2p's swarm, and the TCP stream below it, which ends it when nothing else does."""
+    """A connection of libp2p's swarm, and the TCP stream or circuit below it, which ends it when nothing else does."""
 
-    def __init__(self, swarm_conn: Any, tcp: trio.SocketStream, *, inbound: bool, timeout: float) -> None:
+    def __init__(
+        self, swarm_conn: Any, below: trio.abc.AsyncResource, address: str, *, inbound: bool, timeout: float
+    ) -> None:
         self.peer = from_libp2p(swarm_conn.muxed_conn.peer_id)
         self.inbound = inbound
-        try:
-            self.remote_address = sockets.multiaddr_of(tcp.socket.getpeername())
-        except OSError:
-            self.remote_address = ""
+        self.remote_address = address
+        self.relayed = peer_text.is_relayed(address)
         self.closed = swarm_conn.event_closed
         self._swarm_conn = swarm_conn
-        self._tcp = tcp
+        self._below = below
         self._timeout = timeout
 
     async def open(self, protocol: str) -> ByteStream:
@@ -141,12 +143,19 @@ class _SwarmConnection(Connection):
             with suppress(Exception):
                 await self._swarm_conn.close()
             nursery.cancel_scope.cancel()
-        await trio.aclose_forcefully(self._tcp)
+        await trio.aclose_forcefully(self._below)
 
     async def _cut_off(self) -> None:
         """A write that waits for a dead peer would hold the close up; without a socket it fails at once."""
         await trio.sleep(_HARD_CLOSE)
-        await trio.aclose_forcefully(self._tcp)
+        await trio.aclose_forcefully(self._below)
+
+
+def _far_end(tcp: trio.SocketStream) -> str:
+    try:
+        return sockets.multiaddr_of(tcp.socket.getpeername())
+    except OSError:
+        return ""
 
 
 def _is_another_identity(error: BaseException | None) -> bool:
@@ -187,14 +196,32 @@ class LibP2PHost(LinkedHost):
         self._known: dict[Any, _SwarmConnection] = {}  # by libp2p's muxed connection
         self._arrivals = trio.lowlevel.ParkingLot()
         self._addresses_open: Counter[str] = Counter()  # inbound connections by IP address, handshakes included
+        self._relays: dict[Connection, float] = {}  # where we hold a reservation; until when, by trio's clock
+        self._circuits = 0  # to us, handshakes included
+        self._raw_handlers[circuit.STOP] = self._on_circuit
 
     def addresses(self) -> tuple[str, ...]:
         return tuple(peer_text.join_address(where, self.peer_id) for where in self._announce or self._bound)
 
-    def handle(self, protocol: str, handler: StreamHandler) -> None:
-        super().handle(protocol, handler)
+    def handle(self, protocol: str, handler: StreamHandler, *, relayed: bool = False) -> None:
+        super().handle(protocol, handler, relayed=relayed)
         if self._host is not None:
             self._host.set_stream_handler(TProtocol(protocol), self._on_stream)
+
+    def relay_for(self, admits: Callable[[PeerId], bool]) -> None:
+        relay = Relay(limits=self.config.circuit, admits=admits, addresses=self.addresses)
+        self._raw_handlers[circuit.HOP] = relay.serve
+        if self._host is not None:
+            self._host.set_stream_handler(TProtocol(circuit.HOP), self._on_stream)
+
+    async def reserve(self, peer: PeerId) -> float:
+        link = self._standing(peer)
+        if link is None or link.connection.relayed:
+            raise LinkClosed(f"not connected to {peer_text.to_text(peer)}")
+        seconds = await circuit.reserve(link.connection, time.time())
+        self._relays = {relay: until for relay, until in self._relays.items() if not relay.closed.is_set()}
+        self._relays[link.connection] = trio.current_time() + seconds
+        return seconds
 
     # The transport.
 
@@ -224,6 +251,7 @@ class LibP2PHost(LinkedHost):
                 listener.socket.close()
             self._bound = ()
             self._known.clear()
+            self._relays.clear()
 
     def _make_host(self) -> None:
         limit = self.config.max_connections * 2 + 64  # above ours, so that libp2p's limits never decide
@@ -249,12 +277,14 @@ class LibP2PHost(LinkedHost):
         host.remove_stream_handler(ID_PUSH)
         swarm = host.get_network()
         swarm.set_resource_manager(None)  # its limits are global, and one peer can use them up (B18)
-        for protocol in (wire.PROTOCOL, *self._handlers):
+        for protocol in (wire.PROTOCOL, *self._handlers, *self._raw_handlers):
             host.set_stream_handler(TProtocol(protocol), self._on_stream)
         self._host, self._swarm = host, swarm
 
-    def _remember(self, swarm_conn: Any, tcp: trio.SocketStream, *, inbound: bool) -> _SwarmConnection:
-        connection = _SwarmConnection(swarm_conn, tcp, inbound=inbound, timeout=self.config.dial_timeout)
+    def _remember(
+        self, swarm_conn: Any, below: trio.abc.AsyncResource, address: str, *, inbound: bool
+    ) -> _SwarmConnection:
+        connection = _SwarmConnection(swarm_conn, below, address, inbound=inbound, timeout=self.config.dial_timeout)
         self._known[swarm_conn.muxed_conn] = connection
         self._arrivals.unpark_all()
         assert self._nursery is not None
@@ -267,13 +297,34 @@ class LibP2PHost(LinkedHost):
         self._arrivals.unpark_all()
 
     async def _connect(self, where: str, peer: PeerId) -> Connection:
+        if peer_text.is_relayed(where):
+            below = circuit.Wire(await self._circuit_to(peer, where))
+            return await self._upgrade_outbound(RawConnection(below, True), below, where, where, peer)
         tcp = await sockets.connect(where)
-        raw = RawConnection(TrioTCPStream(tcp), True)
+        return await self._upgrade_outbound(RawConnection(TrioTCPStream(tcp), True), tcp, _far_end(tcp), where, peer)
+
+    async def _circuit_to(self, peer: PeerId, where: str) -> ByteStream:
+        """Raises Unreachable."""
+        try:
+            relay = peer_text.relay_of(where)
+        except DecodeError as error:
+            raise Unreachable(str(error)) from None
+        link = self._standing(await self.dial(relay))
+        if link is None or link.connection.relayed:
+            raise Unreachable(f"{relay} can be a relay only when it is linked with us directly")
+        try:
+            return await circuit.connect(link.connection, peer)
+        except LinkClosed as error:
+            raise Unreachable(f"no circuit to {peer_text.to_text(peer)} through {relay}: {error}") from None
+
+    async def _upgrade_outbound(
+        self, raw: RawConnection, below: trio.abc.AsyncResource, address: str, where: str, peer: PeerId
+    ) -> Connection:
         try:
             swarm_conn = await self._swarm.upgrade_outbound_raw_conn(raw, to_libp2p(peer))
-            return self._remember(swarm_conn, tcp, inbound=False)
+            return self._remember(swarm_conn, below, address, inbound=False)
         except BaseException as error:
-            await trio.aclose_forcefully(tcp)
+            await trio.aclose_forcefully(below)
             if not isinstance(error, Exception):
                 raise
             if _is_another_identity(error):
@@ -296,7 +347,7 @@ class LibP2PHost(LinkedHost):
             return
         self._addresses_open[ip] += 1
         try:
-            await self._upgrade(tcp)
+            await self._upgrade_inbound(RawConnection(TrioTCPStream(tcp), False), tcp, _far_end(tcp))
         except Exception as error:  # noqa: BLE001 - a stranger's handshake; whatever libp2p makes of it ends here
             log.debug("inbound handshake failed", address=ip, reason=str(error))
         finally:
@@ -305,14 +356,31 @@ class LibP2PHost(LinkedHost):
                 del self._addresses_open[ip]
             await trio.aclose_forcefully(tcp)
 
-    async def _upgrade(self, tcp: trio.SocketStream) -> None:
-        muxed = await self._swarm.upgrade_inbound_raw_conn(
-            RawConnection(TrioTCPStream(tcp), False), Multiaddr("/tcp/0")
-        )
+    async def _on_circuit(self, relay: Connection, raw: ByteStream) -> None:
+        """One circuit that a relay of ours brings, from its message to its end. Raises DecodeError, LinkClosed."""
+        talk = circuit.Talk(raw)
+        if self._relays.get(relay, 0.0) <= trio.current_time() or self._circuits >= self.config.circuit.inbound:
+            self.counters.refused_connections += 1
+            await circuit.refuse(talk)
+            return
+        self._circuits += 1
+        try:
+            await circuit.accept(talk)
+            below = circuit.Wire(talk)
+            address = peer_text.through(relay.remote_address, relay.peer)
+            try:
+                await self._upgrade_inbound(RawConnection(below, False), below, address)
+            except Exception as error:  # noqa: BLE001 - as in `_on_accept`
+                log.debug("handshake over a circuit failed", relay=peer_text.to_text(relay.peer), reason=str(error))
+        finally:
+            self._circuits -= 1
+
+    async def _upgrade_inbound(self, raw: RawConnection, below: trio.abc.AsyncResource, address: str) -> None:
+        muxed = await self._swarm.upgrade_inbound_raw_conn(raw, Multiaddr("/tcp/0"))
         for swarm_conn in self._swarm.get_connections(muxed.peer_id):
             if swarm_conn.muxed_conn is muxed:
                 try:
-                    self._attach(self._remember(swarm_conn, tcp, inbound=True))
+                    self._attach(self._remember(swarm_conn, below, address, inbound=True))
                 except DecodeError:  # a key of another kind: not one of ours
                     self.counters.refused_peers += 1
                     await swarm_conn.close()

@@ -27,6 +27,7 @@ class Link:
         self.control: QueuedStream | None = None
         self.streams: set[QueuedStream] = set()
         self.newest: dict[str, QueuedStream] = {}  # by protocol, inbound
+        self.raw = 0  # inbound streams without frames
         self.heard = True  # since the heartbeat looked last
         self.silence, self.pinged_at, self.nonce = 0.0, 0.0, 0  # the heartbeat's own
 

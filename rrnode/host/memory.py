@@ -7,7 +7,7 @@ Time is trio's clock, so a test under `autojump_clock` waits for nothing.
 
 import random
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
@@ -274,6 +274,13 @@ class MemoryHost(LinkedHost):
             for where in bound:
                 self._network._release(where)
             self._bound = ()
+
+    def relay_for(self, admits: Callable[[PeerId], bool]) -> None:
+        """There are no relays here."""
+
+    async def reserve(self, peer: PeerId) -> float:
+        await trio.lowlevel.checkpoint()
+        raise LinkClosed(f"{to_text(peer)} is no relay: there are none in memory")
 
     async def _connect(self, where: str, peer: PeerId) -> Connection:
         network = self._network

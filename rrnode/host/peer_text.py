@@ -13,6 +13,7 @@ from protocols.ids import PeerId, peer_id
 # multihash: identity (00), 37 bytes (25); protobuf: field 1 = 2 (secp256k1), field 2 = 33 bytes
 _PREFIX = bytes.fromhex("002508021221")
 _P2P = "/p2p/"
+_CIRCUIT = "/p2p-circuit"
 
 
 def to_bytes(peer: PeerId) -> bytes:
@@ -69,6 +70,28 @@ def split_address(address: str) -> tuple[str, PeerId]:
 def join_address(where: str, peer: PeerId) -> str:
     """The transport part and the peer as one multiaddr."""
     return f"{where}{_P2P}{to_text(peer)}"
+
+
+def through(where: str, relay: PeerId) -> str:
+    """The transport part of an address that leads through a relay (libp2p specification, relay/circuit-v2.md)."""
+    return f"{join_address(where, relay)}{_CIRCUIT}"
+
+
+def is_relayed(where: str) -> bool:
+    """Whether this is the transport part of an address that leads through a relay."""
+    return where.endswith(_CIRCUIT)
+
+
+def relay_of(where: str) -> str:
+    """The relay's own address, out of the transport part of one that leads through it.
+
+    Raises:
+        DecodeError: it leads through several.
+    """
+    relay = where.removesuffix(_CIRCUIT)
+    if _CIRCUIT in relay:
+        raise DecodeError(f"{where} leads through more than one relay")
+    return relay
 
 
 def peer_of(secret: bytes) -> PeerId:

@@ -5,7 +5,7 @@ inbound connections and streams. Source of the link protocol: `protocols.wire.li
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import structlog
@@ -37,6 +37,9 @@ log = structlog.get_logger("rrnode.host")
 
 _REPLACED = "a newer connection took its place"
 _LINKS_PER_PEER = 4  # connections of one peer at a time, before and after Hello: a crossing needs two
+
+
+RawHandler = Callable[[Connection, ByteStream], Awaitable[None]]  # of a stream that has no frames
 
 
 class LinkedHost(Host):
@@ -72,6 +75,8 @@ class LinkedHost(Host):
         self._listen = listen
         self._announce = announce
         self._handlers: dict[str, StreamHandler] = {}
+        self._raw_handlers: dict[str, RawHandler] = {}
+        self._relayed: set[str] = {wire.PROTOCOL}  # protocols that are served to those who came through a relay
         self._links: dict[PeerId, Link] = {}  # linked ones, one a peer
         self._all: dict[Connection, Link] = {}
         self._paces = Paces(
@@ -123,8 +128,10 @@ class LinkedHost(Host):
                 raise single[0] from single[0].__cause__
             raise
 
-    def handle(self, protocol: str, handler: StreamHandler) -> None:
+    def handle(self, protocol: str, handler: StreamHandler, *, relayed: bool = False) -> None:
         self._handlers[protocol] = handler
+        if relayed:
+            self._relayed.add(protocol)
 
     def protocols(self) -> tuple[str, ...]:
         return tuple(sorted((wire.PROTOCOL, *self._handlers)))
@@ -298,7 +305,7 @@ class LinkedHost(Host):
         link.info = PeerConnected(
             peer=link.peer,
             inbound=link.inbound,
-            switches=hello.switches,
+            switches=0 if link.connection.relayed else hello.switches,  # nobody serves from behind a relay
             agent=hello.agent,
             address=link.connection.remote_address,
         )
@@ -362,9 +369,17 @@ class LinkedHost(Host):
         link = self._attach(connection)
         await link.started.wait()
         await link.pace.take_stream()  # before any limit: who is refused has cost as much
-        if link.ended.is_set() or link.nursery is None or len(link.streams) >= self.config.max_streams:
+        full = len(link.streams) + link.raw >= self.config.max_streams
+        unwelcome = connection.relayed and protocol not in self._relayed
+        if link.ended.is_set() or link.nursery is None or full or unwelcome:
             self.counters.refused_streams += 1
             await raw.reset()
+            return
+        if protocol in self._raw_handlers:
+            over = trio.Event()
+            link.raw += 1
+            link.nursery.start_soon(self._serve_raw, link, protocol, raw, over)
+            await over.wait()
             return
         stream = self._stream(link, raw, protocol, inbound=True)
         link.streams.add(stream)
@@ -396,6 +411,25 @@ class LinkedHost(Host):
             finally:
                 if link.newest.get(stream.protocol) is stream:
                     del link.newest[stream.protocol]
+
+    async def _serve_raw(self, link: Link, protocol: str, raw: ByteStream, over: trio.Event) -> None:
+        """Run the handler of a stream without frames, which ends it; whatever it raises ends this stream only (B3)."""
+        try:
+            await link.linked.wait()
+            await self._raw_handlers[protocol](link.connection, raw)
+        except* LinkClosed:
+            pass
+        except* PeerProtocolError as group:
+            self.counters.bad_messages += 1
+            log.info("stream ended", peer=to_text(link.peer), protocol=protocol, reason=str(next(leaves(group))))
+        except* Exception as group:  # the star as in `_serve`
+            self.counters.handler_errors += 1
+            log.error("handler failed", peer=to_text(link.peer), protocol=protocol, exc_info=group)
+        finally:
+            link.raw -= 1
+            with trio.CancelScope(shield=True), trio.move_on_after(self.config.close_timeout):
+                await raw.reset()
+            over.set()
 
     def _judge(self, stream: QueuedStream, error: Exception) -> None:
         """Count and log why a handler ended: the link, the peer, or ourselves."""

@@ -36,6 +36,7 @@ class Connection(ABC):
     peer: PeerId
     inbound: bool
     remote_address: str  # multiaddr without /p2p part, or ""
+    relayed: bool = False  # through a relay: short-lived, and of few bytes
     closed: trio.Event
 
     @abstractmethod

@@ -15,7 +15,7 @@ from protocols.ids import PeerId
 from protocols.wire.init import CODEC, PROTOCOL, Deliver, Delivered, DeliveryCode, Failed, Inquire, Kept, Store
 from rrnode.errors import LinkClosed, Unreachable
 from rrnode.host.base import Host
-from rrnode.host.peer_text import split_address
+from rrnode.host.peer_text import is_relayed, split_address
 from rrnode.services.limits import printable
 
 DELIVER_WITHIN = 15.0  # seconds that a payer gives one server
@@ -31,6 +31,7 @@ class Way(Enum):
     """How an initialization came to the payee."""
 
     DIRECT = "delivered to the payee itself"
+    RELAYED = "delivered to the payee itself, through a server that saw nothing of it"
     PASSED_DOWN = "passed down to the payee by a server of its"
 
 
@@ -59,7 +60,8 @@ class Deliveries:
 
     async def deliver(self, payee: PeerId, servers: Sequence[str], sealed: bytes) -> Way:
         """Bring it to the payee by one of the addresses in its contact: its own first, then those of its servers, in any
-        order; one that is silent for a while is not waited for before the next is tried. The payee takes it once.
+        order, last its own through a relay; one that is silent for a while is not waited for before the next is tried. The
+        payee takes it once.
 
         Raises:
             PayeeRefuses: the payee has it and will not take the payment.
@@ -67,7 +69,7 @@ class Deliveries:
         """
         round_ = _Round(Deliver(payee, sealed))
         async with self._throw_away() as host:
-            await round_.run(host, _own_first(payee, servers))
+            await round_.run(host, _in_order(payee, servers))
         if round_.delivered_at is not None:
             return _way(payee, round_.delivered_at)
         raise round_.failure()
@@ -81,7 +83,7 @@ class Deliveries:
         """
         round_ = _Round(Store(payee, sealed), enough=MOST_MAILBOXES)
         async with self._throw_away() as host:
-            await round_.run(host, [each for each in _own_first(payee, servers) if not _is_own(payee, each)])
+            await round_.run(host, [each for each in _in_order(payee, servers) if not _is_own(payee, each)])
         if round_.kept:
             return tuple(round_.kept)
         if round_.delivered_at is not None:
@@ -163,10 +165,14 @@ async def _ask(host: Host, address: str, message: Message) -> Answer:
     raise PeerProtocolError(f"{type(answer).__name__} as the answer to {type(message).__name__}")
 
 
-def _own_first(payee: PeerId, servers: Sequence[str]) -> list[str]:
-    """In random order, but the payee's own addresses before those of others, who would learn that it is paid."""
+_ORDER = (Way.DIRECT, Way.PASSED_DOWN, Way.RELAYED)
+
+
+def _in_order(payee: PeerId, servers: Sequence[str]) -> list[str]:
+    """In random order, but the payee's own addresses before those of others, who would learn that it is paid. A relay learns
+    as much as a server that passes it down, and is slower."""
     shuffled = random.sample(list(servers), len(servers))
-    return sorted(shuffled, key=lambda address: not _is_own(payee, address))
+    return sorted(shuffled, key=lambda address: _ORDER.index(_way(payee, address)))
 
 
 def _is_own(payee: PeerId, address: str) -> bool:
@@ -177,4 +183,6 @@ def _is_own(payee: PeerId, address: str) -> bool:
 
 
 def _way(payee: PeerId, address: str) -> Way:
-    return Way.DIRECT if _is_own(payee, address) else Way.PASSED_DOWN
+    if not _is_own(payee, address):
+        return Way.PASSED_DOWN
+    return Way.RELAYED if is_relayed(split_address(address)[0]) else Way.DIRECT

@@ -1,10 +1,12 @@
 """`/rr/init/1`: take what payers send, as the payee or as a server of payees that cannot be dialled (DESIGN 4, R14).
 
 A payee without a public address attaches to its servers; a server hands what arrives for it down that stream, or gives it
-to its mailbox, which the payee empties over the same stream. The payer's side is `rrnode.services.delivery`.
+to its mailbox, which the payee empties over the same stream. At servers that are relays it also holds a reservation.
+The payer's side is `rrnode.services.delivery`.
 """
 
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -12,6 +14,7 @@ import trio
 
 from protocols.errors import PeerProtocolError
 from protocols.ids import PeerId
+from protocols.payment.request import MAX_ADDRESS
 from protocols.wire.init import (
     CODEC,
     PROTOCOL,
@@ -33,7 +36,7 @@ from protocols.wire.init import (
 )
 from rrnode.errors import LinkClosed
 from rrnode.host.base import FrameStream, Host
-from rrnode.host.peer_text import to_text
+from rrnode.host.peer_text import join_address, through, to_text
 from rrnode.services.collecting import Collector
 from rrnode.services.limits import Allowance, Shares, one_network, one_sender, printable
 from rrnode.services.mailbox import TOO_FAST, Mailbox
@@ -47,6 +50,9 @@ ANSWER_WITHIN = 10.0  # seconds that a payee has to take what was handed to it
 NOTHING_KEPT = Failed(DeliveryCode.NO_MAILBOX, "this server has no mailbox for that payee")
 CROWDED = Failed(DeliveryCode.TOO_MANY, "too many initializations for this payee from your network; wait a minute")
 _ANOTHER_TIME = (DeliveryCode.NOT_HERE, DeliveryCode.NO_ANSWER, DeliveryCode.TOO_MANY)  # reasons to keep it
+RESERVE_AGAIN = 600.0  # seconds until a server that relays nothing to us is asked again
+MOST_CHARACTERS = 800  # of a contact's addresses, one of them relayed: a request holds a memo, too
+LEAST_HELD = 30.0  # seconds between reservations at one server, however short it says that they hold
 MOST_PENDING = 16  # initializations handed to one payee and not yet answered
 
 
@@ -94,7 +100,8 @@ class InitializationService:
             host=host, protocol=PROTOCOL, session=self._attached, needed=attaches_to, serves=None
         )
         self.standing: set[PeerId] = set()  # servers that said Attached
-        host.handle(PROTOCOL, self._serve)
+        self.relays: set[PeerId] = set()  # of these, those that hold a reservation for us
+        host.handle(PROTOCOL, self._serve, relayed=True)
 
     async def run(self) -> None:
         """Keep attached to our servers, and the mailbox in order, until cancelled."""
@@ -102,6 +109,19 @@ class InitializationService:
             nursery.start_soon(self.attachments.run)
             if self.mailbox is not None:
                 nursery.start_soon(self.mailbox.run)
+
+    def reachable_at(self, places: Callable[[PeerId], Iterable[str]]) -> tuple[str, ...]:
+        """Addresses at which a payer can leave an initialization for us, while we cannot be dialled: of our servers, and last,
+        as it is long and a contact has to fit on a screen, one through a server to ourselves.
+
+        Args:
+            places: transport parts of the addresses of a server, the best first.
+        """
+        handed = [join_address(where, server) for server in sorted(self.standing) for where in places(server)]
+        relayed = [through(where, server) for server in sorted(self.relays) for where in places(server)]
+        last = [join_address(where, self._host.peer_id) for where in relayed[:1]]
+        room = MOST_CHARACTERS - sum(len(address) for address in handed)
+        return (*handed, *(address for address in last if len(address) <= min(room, MAX_ADDRESS)))
 
     # --- payee ------------------------------------------------------------------------------------------------------
 
@@ -123,9 +143,26 @@ class InitializationService:
             async with trio.open_nursery() as nursery:
                 answers, asked = trio.open_memory_channel[Mails | Acknowledged | Failed](1)
                 nursery.start_soon(self._collector.run, stream, asked)
+                nursery.start_soon(self._stay_reachable, stream.peer)
                 await self._listen(stream, answers)
         finally:
             self.standing.discard(stream.peer)
+
+    async def _stay_reachable(self, server: PeerId) -> None:
+        """Hold a reservation at a server that is a relay, while we are attached to it."""
+        try:
+            while True:
+                try:
+                    held = await self._host.reserve(server)
+                except LinkClosed as error:
+                    self.relays.discard(server)
+                    log.debug("a server relays nothing to us", peer=to_text(server), reason=printable(str(error)))
+                    await trio.sleep(RESERVE_AGAIN)
+                else:
+                    self.relays.add(server)
+                    await trio.sleep(max(held * random.uniform(0.4, 0.6), LEAST_HELD))
+        finally:
+            self.relays.discard(server)
 
     async def _listen(
         self, stream: FrameStream, answers: trio.MemorySendChannel[Mails | Acknowledged | Failed]

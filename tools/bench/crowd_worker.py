@@ -66,7 +66,7 @@ class OurServer:
 
     def __init__(self, order: dict[str, Any]) -> None:
         follow, followers = order.get("follow", ""), order.get("followers", [])
-        wide = {"max_connections": MOST, "max_per_address": MOST, "listen_backlog": 4096}
+        wide: dict[str, Any] = {"max_connections": MOST, "max_per_address": MOST, "listen_backlog": 4096}
         config = HostConfig(share_port=bool(order.get("share")), **wide)
         # A second address, for shards: behind the shared one they might meet themselves.
         listen = (order["listen"], "/ip4/127.0.0.1/tcp/0")

@@ -55,6 +55,10 @@ class HostSettings:
     dial_shipped_relays: bool = setting(
         True, "also stay connected with relays that ship with this software for the network, if any"
     )
+    relay: bool = setting(
+        True,
+        "route: let payers reach clients with a channel through this node, sealed, 32 KiB and 30 seconds at most (circuit relay)",
+    )
     learn_relays: bool = setting(
         True, "also join by servers that such relays tell of, and remember those that answered"
     )

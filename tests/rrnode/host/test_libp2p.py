@@ -45,7 +45,7 @@ async def test_the_kernel_watches_every_connection_too() -> None:
     async with other.running(), one.running():
         await one.dial(other.addresses()[0])
         for link in (*one._all.values(), *other._all.values()):
-            plain = link.connection._tcp.socket  # type: ignore[attr-defined]
+            plain = link.connection._below.socket  # type: ignore[attr-defined]
             assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             if hasattr(socket, "TCP_USER_TIMEOUT"):

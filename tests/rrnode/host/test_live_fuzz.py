@@ -200,7 +200,7 @@ async def test_nonsense_in_the_muxer_ends_that_connection(scene: Scene) -> None:
                     bytes([0, 0, 0, 1]) + randomness.randbytes(500)
                 )
             with suppress(Exception):
-                await connection._tcp.send_all(randomness.randbytes(500))  # and in the encryption
+                await connection._below.send_all(randomness.randbytes(500))  # and in the encryption
             await _until(lambda peer=attacker.peer_id: peer not in scene.server.connected())
 
 
