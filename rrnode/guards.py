@@ -115,8 +115,10 @@ class Guards:
         remote = settings.chain.kind == "remote"
         self.helpers = tuple(split_address(each)[1] for each in settings.chain.helpers) if remote else ()
         self._all = frozenset((*self.helpers, *(peer for peer, _ in self.watchers)))
-        # Guards by neighbour, where there are any, each with the reason: by all evidence, and by what our owner chose.
+        # Guards by neighbour, where there are any, each with the reason: by all evidence, without what peers merely say of
+        # themselves, and by what our owner chose.
         self._related: dict[PeerId, dict[PeerId, str]] = {}
+        self._shown: dict[PeerId, dict[PeerId, str]] = {}
         self._refused: dict[PeerId, dict[PeerId, str]] = {}
         self._told = frozenset[str]()
         for record in records:
@@ -126,6 +128,9 @@ class Guards:
     def of(self, peer: PeerId) -> Known:
         """All that is known of a peer."""
         return reduce(or_, (evidence(peer) for evidence in self._evidence))
+
+    def _not_claimed(self, peer: PeerId) -> Known:
+        return self._chosen(peer) | self._seen.of(peer)
 
     # --- news ---------------------------------------------------------------------------------------------------------
 
@@ -154,14 +159,14 @@ class Guards:
 
     def lost(self, neighbour: PeerId) -> None:
         """All channels with this peer are over."""
-        for table in (self._related, self._refused):
+        for table in (self._related, self._shown, self._refused):
             table.pop(neighbour, None)
         if neighbour not in self._all:
             self._seen.forget(neighbour)
             self._said.pop(neighbour, None)
 
     def _judge(self, neighbours: Iterable[PeerId]) -> None:
-        for table, of in ((self._related, self.of), (self._refused, self._chosen)):
+        for table, of in ((self._related, self.of), (self._shown, self._not_claimed), (self._refused, self._chosen)):
             guards = [of(guard) for guard in self._all]
             for neighbour in neighbours:
                 theirs = of(neighbour)
@@ -183,12 +188,20 @@ class Guards:
         return "" if self._over_watchers else self._related.get(neighbour, {}).get(watcher, "")
 
     def related_helpers(self) -> dict[PeerId, str]:
-        """The helpers whose silence counts for nothing, each with a sentence why."""
+        """The helpers whose silence counts for nothing, each with a sentence why.
+
+        What a neighbour merely says of itself does not count here: by claiming the networks of all helpers it could stop
+        every payment of ours. Our owner is told (`warnings`), and no further channel is opened with it.
+        """
+        return self._helpers_in(
+            self._shown, "it {why} as the channel neighbour {neighbour}; chain.allow_related overrides this"
+        )
+
+    def _helpers_in(self, table: dict[PeerId, dict[PeerId, str]], sentence: str) -> dict[PeerId, str]:
         found: dict[PeerId, str] = {}
-        for neighbour, guards in () if self._over_helpers else self._related.items():
+        for neighbour, guards in () if self._over_helpers else table.items():
             for helper in guards.keys() & set(self.helpers):
-                why = f"it {guards[helper]} as the channel neighbour {peer_text(neighbour)}"
-                found.setdefault(helper, f"{why}; chain.allow_related overrides this")
+                found.setdefault(helper, sentence.format(why=guards[helper], neighbour=peer_text(neighbour)))
         return found
 
     def refuses_neighbour(self, peer: PeerId) -> str:
@@ -219,7 +232,16 @@ class Guards:
 
     def warnings(self) -> tuple[str, ...]:
         """What is wrong now, in sentences."""
-        found = [f"helper {peer_text(each)} counts for nothing: {why}" for each, why in self.related_helpers().items()]
+        disarmed = self.related_helpers()
+        claimed = self._helpers_in(
+            self._related, "it {why} as the channel neighbour {neighbour}, by what they say of themselves"
+        )
+        found = [f"helper {peer_text(each)} counts for nothing: {why}" for each, why in disarmed.items()]
+        found += [
+            f"helper {peer_text(each)} may belong to who could rob you; take another: {why}"
+            for each, why in claimed.items()
+            if each not in disarmed
+        ]
         found += [
             f"watcher {peer_text(watcher)} is not used: {why}"
             for watcher, _ in self.watchers

@@ -137,13 +137,22 @@ def test_neighbour_cannot_disarm_a_watcher_by_coming_near_it_but_the_watcher_cou
     assert guards.unwatched(OTHER) == ""
 
 
-def test_operators_that_peers_declare_count_as_soon_as_they_do(scene: Scene) -> None:
+def test_what_peers_declare_warns_and_stops_new_channels_but_a_neighbour_disarms_no_helper_by_words(
+    scene: Scene,
+) -> None:
     scene.neighbours = {NEIGHBOUR}
     guards = scene.guards()
     assert guards.said(record(NEIGHBOUR, operator="Lightning & Sons"))
     assert guards.related_helpers() == {}
     assert guards.said(record(HELPER, operator="lightning  & sons"))
-    assert guards.related_helpers()[HELPER].startswith("it has the same operator (lightning & sons) as the channel")
+    assert (
+        guards.related_helpers() == {}
+    )  # or any neighbour could stop our payments by claiming to be our helpers' owner
+    (warning,) = guards.warnings()
+    assert warning.startswith(
+        f"helper {peer_text(HELPER)} may belong to who could rob you; take another: it has the same "
+    )
+    assert "has the same operator (lightning & sons)" in guards.refuses_neighbour(NEIGHBOUR)
     assert not guards.said(record(OTHER, operator="Lightning & Sons"))
     assert guards.of(OTHER) == known(OTHER)
 
