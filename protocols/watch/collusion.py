@@ -75,14 +75,18 @@ def smallest(guarded: Guarded, groups: Iterable[frozenset[PeerId]] = ()) -> tupl
     group_of = {peer: group for group in groups for peer in group}
     found = []
     for when, means, peers, at_stake in _ways(guarded):
-        parties = frozenset(group_of.get(peer, frozenset((peer,))) & peers for peer in peers)
-        found.append(Collusion(when=when, means=means, parties=parties, at_stake=at_stake))
-    found.sort(key=lambda each: (len(each.parties), -each.at_stake, each.when.name))
-    kept: list[Collusion] = []
-    for each in found:  # whoever makes it needless stands before it
-        if each.at_stake and not any(_makes_needless(other, each) for other in kept):
-            kept.append(each)
-    return tuple(kept)
+        whole = frozenset(group_of.get(peer, frozenset((peer,))) for peer in peers)
+        parties = frozenset(group & peers for group in whole)
+        found.append((Collusion(when=when, means=means, parties=parties, at_stake=at_stake), whole))
+    found.sort(key=lambda each: (len(each[1]), -each[0].at_stake, each[0].when.name))
+    kept: list[tuple[Collusion, frozenset[Party]]] = []
+    for each, whole in found:  # whoever makes it needless stands before it
+        needless = any(
+            other.when is each.when and theirs <= whole and other.at_stake >= each.at_stake for other, theirs in kept
+        )
+        if each.at_stake and not needless:
+            kept.append((each, whole))
+    return tuple(each for each, _ in kept)
 
 
 def _ways(guarded: Guarded) -> Iterator[tuple[When, Means, frozenset[PeerId], Msat]]:
@@ -94,8 +98,3 @@ def _ways(guarded: Guarded) -> Iterator[tuple[When, Means, frozenset[PeerId], Ms
     if guarded.helpers is not None:
         yield When.UP, Means.OLD_STATE, alone | guarded.holders | guarded.helpers, everything
         yield When.UP, Means.IN_FLIGHT, alone | guarded.helpers, guarded.in_flight
-
-
-def _makes_needless(one: Collusion, other: Collusion) -> bool:
-    """Whether in the same situation no others than those of `other` can take as much."""
-    return one.when is other.when and one.parties <= other.parties and one.at_stake >= other.at_stake

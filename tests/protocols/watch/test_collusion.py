@@ -96,6 +96,15 @@ def test_no_set_says_what_another_says_already(guarded: Guarded, groups: list[fr
             assert not (other.parties <= one.parties and other.at_stake >= one.at_stake)
 
 
+def test_a_neighbour_that_runs_one_of_two_watchers_needs_no_other_for_what_it_can_take_alone() -> None:
+    guarded = Guarded(
+        neighbour=N, ours=Msat(0), in_flight=Msat(1), old_states=3, holders=frozenset({W1, W2}), helpers=None
+    )
+    assert smallest(guarded, [frozenset({N, W1}), frozenset({W2})]) == (
+        Collusion(when=When.AWAY, means=Means.IN_FLIGHT, parties=alone(N), at_stake=Msat(1)),
+    )
+
+
 def test_client_with_two_watchers_and_three_helpers() -> None:
     guarded = Guarded(
         neighbour=N,
