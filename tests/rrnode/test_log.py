@@ -23,7 +23,10 @@ LEAKS = ("07" * 32, "08" * 32, "abandon", "hunter2", "__cookie__", "tprv8")
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
+def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(
+        logging.getLogger("libp2p"), "propagate", True
+    )  # as a host leaves it; importing libp2p alone does not
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in ("libp2p", "hypercorn")}
