@@ -3,10 +3,8 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from rrnode import log
 
@@ -23,19 +21,8 @@ LEAKS = ("07" * 32, "08" * 32, "abandon", "hunter2", "__cookie__", "tprv8")
 
 
 @pytest.fixture(autouse=True)
-def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(
-        logging.getLogger("libp2p"), "propagate", True
-    )  # as a host leaves it; importing libp2p alone does not
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in ("libp2p", "hypercorn")}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
-    structlog.reset_defaults()
+def _as_a_host_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("libp2p"), "propagate", True)  # importing libp2p alone does not
 
 
 def set_up(level: str = "debug", form: str = "json") -> io.StringIO:
