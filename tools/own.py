@@ -1,6 +1,5 @@
 """What the tools for one's own nodes share: where such a node lives, and how a failure is told."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import typer
 from rrnode.cli.app import EXIT_FAILED as FAILED
 from rrnode.cli.app import EXIT_INTERRUPTED as INTERRUPTED
 from rrnode.cli.app import EXIT_NO_NODE as NO_NODE
+from rrnode.cli.context import emit
 from rrnode.control.client import NodeAway
 from rrnode.datadir import default_data_dir
 from rrnode.errors import StorageFailed, UserError
@@ -47,7 +47,7 @@ def explained(*, as_json: bool) -> Iterator[None]:
 
 def _told(sentence: str, hint: str, code: int, as_json: bool) -> typer.Exit:
     if as_json:
-        print(json.dumps({"error": sentence, "try": hint}, indent=2))
+        emit({"error": sentence, "try": hint})
     else:
         sys.stderr.write(f"{printable(sentence)}\n" + (f"try: {hint}\n" if hint else ""))
     return typer.Exit(code)

@@ -1,11 +1,11 @@
 """`python -m tools.trace HASH`: one payment as one's own nodes saw it: a page of text, JSON, or a sequence picture."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rrnode.cli.context import emit
 from rrnode.control.text import parse_payment_hash
 from rrnode.errors import UserError
 from tools import own
@@ -39,7 +39,7 @@ def main(
         payment_hash = parse_payment_hash(payment.lower())
         story = story_of(payment_hash.hex(), ask_all(directories, payment_hash))
         if as_json:
-            print(json.dumps(document(story), indent=2))
+            emit(document(story))
         else:
             for line in page(story):
                 print(line)
