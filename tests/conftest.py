@@ -1,8 +1,13 @@
-"""Fixtures that tests of several areas share: a chain of our own, and a real Bitcoin Core where there is one."""
+"""Fixtures that tests of several areas share: a chain of our own, a real Bitcoin Core where there is one, a fake node."""
 
+import importlib.util
 import logging
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import structlog
@@ -41,3 +46,31 @@ async def kernel_chain(tmp_path: Path) -> AsyncIterator[KernelChain]:
     chain = KernelChain(tmp_path / "regtest")
     async with chain.running():
         yield chain
+
+
+@pytest.fixture(scope="session")
+def fake() -> ModuleType:
+    """The kit of whoever asks a node by its control API: `rrnode/control/fake_node.py`."""
+    name = "fake_node"
+    if name not in sys.modules:
+        path = Path(__file__).parent / "rrnode" / "control" / "fake_node.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Where the node of this test lives, or is to be made; a short path, which does not exist yet."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield Path(path) / "n"
+
+
+@pytest.fixture
+async def node(fake: ModuleType, data_dir: Path) -> AsyncIterator[Any]:
+    """A running fake node in `data_dir`."""
+    async with fake.serving(data_dir) as running:
+        yield running
