@@ -163,13 +163,7 @@ async def test_remedies_are_renewed_before_the_watcher_drops_them(
     leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
 ) -> None:
     a, b = pair
-    w = await net.add("W", routes=False, watches=True, coins=0)
-    await a.stop()
-    watched_by(a, w, ask_blocks=BlockDelta(20))
-    await a.start()
-    await a.until("the channel", lambda: a.usable(b))
-    await pay_some(net, a, b)
-    await covered(a, w)
+    w = await briefly_covered(net, a, b)
     store, count = w.node.parts.remedies, a.channel_with(b).their_secrets.count
     assert store is not None
     (watcher,) = a.node.covering.watchers.values()
@@ -184,10 +178,8 @@ async def test_remedies_are_renewed_before_the_watcher_drops_them(
     assert store.used_bytes >= 200 * count
 
 
-async def test_watcher_that_is_away_for_longer_than_it_promised_holds_nothing_any_more(
-    leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
-) -> None:
-    a, b = pair
+async def briefly_covered(net: World, a: Actor, b: Actor) -> Actor:
+    """A watcher that holds all of `a`'s channel, and was asked for twenty blocks only."""
     w = await net.add("W", routes=False, watches=True, coins=0)
     await a.stop()
     watched_by(a, w, ask_blocks=BlockDelta(20))
@@ -195,6 +187,14 @@ async def test_watcher_that_is_away_for_longer_than_it_promised_holds_nothing_an
     await a.until("the channel", lambda: a.usable(b))
     await pay_some(net, a, b)
     await covered(a, w)
+    return w
+
+
+async def test_watcher_that_is_away_for_longer_than_it_promised_holds_nothing_any_more(
+    leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
+) -> None:
+    a, b = pair
+    w = await briefly_covered(net, a, b)
     await w.stop()
     await net.mine(21)
     told = (await a.owner.cover()).channels[0]
@@ -313,13 +313,7 @@ async def test_what_a_watcher_was_not_asked_to_keep_longer_is_no_loss(
     leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor]
 ) -> None:
     a, b = pair
-    w = await net.add("W", routes=False, watches=True, coins=0)
-    await a.stop()
-    watched_by(a, w, ask_blocks=BlockDelta(20))
-    await a.start()
-    await a.until("the channel", lambda: a.usable(b))
-    await pay_some(net, a, b)
-    await covered(a, w)
+    w = await briefly_covered(net, a, b)
     await a.stop()
     await net.mine(30)
     store = w.node.parts.remedies

@@ -135,16 +135,21 @@ async def test_what_comes_in_while_the_watcher_is_dead_is_not_claimed_and_goes_b
     await pays(net, b, a)
 
 
+async def an_htlc_waits(a: Actor, b: Actor, w: Actor) -> None:
+    """The watcher is gone when `b` pays `a`: the HTLC is there, and is not claimed."""
+    await w.crash()
+    target = (await a.owner.contact()).contact
+    await b.owner.pay(_order(target))
+    await eventually("the HTLC", lambda: any(not each.ours for each in a.channel_with(b).htlcs))
+
+
 async def test_what_comes_in_is_claimed_when_the_watcher_returns_in_time(
     leaping_clock: MockClock, net: World, pair: tuple[Actor, Actor, Actor]
 ) -> None:
     a, b, w = pair
     await pays(net, b, a)
     await covered(a, b)
-    await w.crash()
-    target = (await a.owner.contact()).contact
-    await b.owner.pay(_order(target))
-    await eventually("the HTLC", lambda: any(not each.ours for each in a.channel_with(b).htlcs))
+    await an_htlc_waits(a, b, w)
     held = a.holds(b)
     await w.start()
     await eventually("the claim", lambda: a.holds(b) == held + 1000 * PAID)
@@ -169,10 +174,7 @@ async def test_restart_forgets_nothing_that_waits(
     a, b, w = pair
     await pays(net, b, a)
     await covered(a, b)
-    await w.crash()
-    target = (await a.owner.contact()).contact
-    await b.owner.pay(_order(target))
-    await eventually("the HTLC", lambda: any(not each.ours for each in a.channel_with(b).htlcs))
+    await an_htlc_waits(a, b, w)
     held = a.holds(b)
     await a.crash()
     await a.start()
